@@ -1,0 +1,117 @@
+"""Matrix identifiers: distinct types over `str`, and the parsers that make them.
+
+Parsers raise `BadInput`. They accept what the specification says *receivers* must accept
+(historical user IDs included), because refusing more would split rooms.
+Spec: appendices, identifier grammar.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NewType
+
+from bridge.errors import BadInput
+
+ServerName = NewType("ServerName", str)
+UserId = NewType("UserId", str)
+RoomId = NewType("RoomId", str)
+RoomAlias = NewType("RoomAlias", str)
+EventId = NewType("EventId", str)
+KeyId = NewType("KeyId", str)
+RoomVersionId = NewType("RoomVersionId", str)
+TraceId = NewType("TraceId", str)
+"""Born with a message, carried by each of its rows; what `why` looks for."""
+
+MAX_ID_BYTES = 255
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,255}")
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
+def split_server_name(name: str) -> tuple[str, int | None]:
+    """Host (IPv6 in its brackets) and the explicit port. Spec: appendices, server name."""
+    host, port = name, None
+    if name.startswith("["):
+        end = name.find("]")
+        if end < 0:
+            raise BadInput(f"not a server name: {name!r}")
+        host, rest = name[: end + 1], name[end + 1 :]
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError as exc:
+            raise BadInput(f"not a server name: {name!r}") from exc
+        if rest and not rest.startswith(":"):
+            raise BadInput(f"not a server name: {name!r}")
+        port_text = rest[1:] if rest else None
+    else:
+        host, colon, tail = name.partition(":")
+        port_text = tail if colon else None
+        if not _HOST.fullmatch(host):
+            raise BadInput(f"not a server name: {name!r}")
+    if port_text is not None:
+        if not _PORT.fullmatch(port_text) or not 0 < int(port_text) < 65536:
+            raise BadInput(f"not a server name: {name!r}")
+        port = int(port_text)
+    return host, port
+
+
+def parse_server_name(text: object) -> ServerName:
+    """A host name, an IPv4 or bracketed IPv6 literal, with an optional port."""
+    if not isinstance(text, str) or not 0 < len(text) <= 230:
+        raise BadInput("not a server name")
+    split_server_name(text)
+    return ServerName(text)
+
+
+def _split(text: object, sigil: str, kind: str) -> tuple[str, str]:
+    if not isinstance(text, str) or not text.startswith(sigil):
+        raise BadInput(f"not a {kind}: {text!r}", errcode="M_INVALID_PARAM")
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        raise BadInput(f"{kind} over {MAX_ID_BYTES} bytes", errcode="M_INVALID_PARAM")
+    local, colon, domain = text[1:].partition(":")
+    if not colon or "\0" in text:
+        raise BadInput(f"not a {kind}: {text!r}", errcode="M_INVALID_PARAM")
+    parse_server_name(domain)
+    return local, domain
+
+
+def parse_user_id(text: object) -> UserId:
+    """`@localpart:server`, historical localparts (any characters, even none) allowed."""
+    _split(text, "@", "user ID")
+    assert isinstance(text, str)
+    return UserId(text)
+
+
+def parse_room_alias(text: object) -> RoomAlias:
+    """`#localpart:server`."""
+    _split(text, "#", "room alias")
+    assert isinstance(text, str)
+    return RoomAlias(text)
+
+
+def parse_room_id(text: object) -> RoomId:
+    """`!opaque:server`, or from version 12 `!` and a reference hash without a domain."""
+    if not isinstance(text, str) or not text.startswith("!") or len(text) < 2 or "\0" in text:
+        raise BadInput(f"not a room ID: {text!r}", errcode="M_INVALID_PARAM")
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        raise BadInput(f"room ID over {MAX_ID_BYTES} bytes", errcode="M_INVALID_PARAM")
+    return RoomId(text)
+
+
+def parse_event_id(text: object) -> EventId:
+    """`$` and something: the reference hash in version 4 and later, `$opaque:server` before."""
+    if not isinstance(text, str) or not text.startswith("$") or len(text) < 2 or "\0" in text:
+        raise BadInput(f"not an event ID: {text!r}", errcode="M_INVALID_PARAM")
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        raise BadInput(f"event ID over {MAX_ID_BYTES} bytes", errcode="M_INVALID_PARAM")
+    return EventId(text)
+
+
+def localpart_of(identifier: UserId | RoomAlias) -> str:
+    """What stands between the sigil and the first colon."""
+    return identifier[1:].partition(":")[0]
+
+
+def server_of(identifier: UserId | RoomAlias) -> ServerName:
+    """What stands behind the first colon."""
+    return ServerName(identifier.partition(":")[2])
