@@ -1,0 +1,1 @@
+"""What we ask of peers: find them, sign, fetch keys, one typed function per endpoint."""

@@ -1,0 +1,1 @@
+"""The guarded way out: HTTP, DNS and the judgement of addresses."""

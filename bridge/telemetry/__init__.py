@@ -1,0 +1,1 @@
+"""The log and the metrics: structlog and prometheus-client, nowhere else."""

@@ -1,0 +1,1 @@
+"""The HTTP server's plumbing: routes, listeners, errors as Matrix JSON, health."""
