@@ -1,0 +1,232 @@
+"""The Matrix port: what the bridge side asks of Matrix, and what it is told.
+
+`MatrixBackend` is filled by `backends/native` (in process) and later by `backends/appservice`;
+`MatrixListener` is filled by `portals/`. Everything that writes takes a transaction ID: the same ID
+twice is one event. Methods raise `Refused` (final, with an errcode), `NotFound`, or `Unavailable`
+(a lane tries again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bridge.ids import EventId, RoomAlias, RoomId, RoomVersionId, ServerName, TraceId, UserId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomEvent:
+    """An event as the bridge side sees it: accepted, in arrival order, never an outlier
+    (except an invite of one of our users to a room that we are not in)."""
+
+    position: int
+    room_id: RoomId
+    event_id: EventId
+    type: str
+    sender: UserId
+    state_key: str | None
+    content: Mapping[str, Any]
+    origin_server_ts: int
+    extensible: bool
+    """The room's version says extensible_events (I.1): choose the content form by this."""
+    own: bool
+    """Sent by a user of this server."""
+    transaction_id: str | None
+    """The ID under which we sent it, if we did."""
+    trace_id: TraceId
+    redacts: EventId | None = None
+    redacted: bool = False
+    previous_membership: str | None = None
+    """m.room.member only: what the membership was before."""
+    invite_state: Sequence[Mapping[str, Any]] = ()
+    """Stripped state that came with an invite from outside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """A peer has received one of our events. `error` is its own word when it refused the PDU."""
+
+    position: int
+    event_id: EventId
+    room_id: RoomId
+    server: ServerName
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    displayname: str | None = None
+    avatar_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    user_id: UserId
+    membership: str
+    displayname: str | None
+    avatar_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomInfo:
+    room_id: RoomId
+    version: RoomVersionId
+    extensible: bool
+    name: str | None
+    topic: str | None
+    topic_sender: UserId | None
+    topic_ts: int | None
+    canonical_alias: RoomAlias | None
+    join_rule: str
+    encrypted: bool
+    direct: bool
+    """One of the member events carried `is_direct`."""
+    replacement: RoomId | None
+    position: int
+    """Newest position of the stream at which this was true."""
+
+
+class Power(Protocol):
+    """Effective power in a room (creators of version 12 stand above every number)."""
+
+    def level(self, user_id: UserId) -> float:
+        """`math.inf` for creators of version 12."""
+        ...
+
+    def needed(self, action: str) -> int:
+        """`ban`, `kick`, `invite`, `redact`, or `event:TYPE` / `state:TYPE`."""
+        ...
+
+    def may(self, user_id: UserId, action: str, target: UserId | None = None) -> bool:
+        """With a target (kick, ban): also whether the target stands below. Missing means no."""
+        ...
+
+
+class MatrixBackend(Protocol):
+    """What the bridge side may ask of the Matrix side."""
+
+    @property
+    def server_name(self) -> ServerName: ...
+
+    @property
+    def bot(self) -> UserId: ...
+
+    async def open_direct(
+        self, *, creator: UserId, target: UserId, txn: str, trace: TraceId, name: str | None = None
+    ) -> RoomId:
+        """A direct room with `target` invited (`is_direct`), made once per `txn`.
+
+        Chooses the version (DESIGN, which version a new room gets), purges and tries the next one
+        when the first invite is refused for its version. Returns when the target's server took the
+        invite.
+        """
+        ...
+
+    async def create_room(
+        self,
+        *,
+        creator: UserId,
+        txn: str,
+        name: str | None = None,
+        topic: str | None = None,
+        alias: RoomAlias | None = None,
+        public: bool = False,
+        version: RoomVersionId | None = None,
+    ) -> RoomId: ...
+
+    async def send(
+        self,
+        *,
+        room_id: RoomId,
+        sender: UserId,
+        type: str,
+        content: Mapping[str, Any],
+        txn: str,
+        trace: TraceId,
+        state_key: str | None = None,
+    ) -> EventId:
+        """Returns when the event is committed."""
+        ...
+
+    async def redact(
+        self, *, room_id: RoomId, sender: UserId, target: EventId, txn: str, reason: str | None
+    ) -> EventId: ...
+
+    async def invite(
+        self,
+        *,
+        room_id: RoomId,
+        sender: UserId,
+        target: UserId,
+        txn: str,
+        is_direct: bool = False,
+        reason: str | None = None,
+    ) -> None: ...
+
+    async def join(self, *, user_id: UserId, room_id: RoomId, via: Sequence[ServerName]) -> None:
+        """Idempotent. Joins through `via`, in order, where our server is not in the room."""
+        ...
+
+    async def leave(self, *, user_id: UserId, room_id: RoomId, reason: str | None = None) -> None:
+        """Leaves, or refuses an invite. Idempotent."""
+        ...
+
+    async def kick(
+        self, *, room_id: RoomId, sender: UserId, target: UserId, reason: str | None
+    ) -> None: ...
+
+    async def purge(self, room_id: RoomId) -> None:
+        """Forget a room that is given up: our users leave, its rows go."""
+        ...
+
+    async def room(self, room_id: RoomId) -> RoomInfo:
+        """NotFound unless we are in it."""
+        ...
+
+    async def power(self, room_id: RoomId) -> Power: ...
+
+    async def members(
+        self, room_id: RoomId, memberships: Sequence[str] = ("join",)
+    ) -> Sequence[Member]:
+        """In the order in which they came."""
+        ...
+
+    async def member(self, room_id: RoomId, user_id: UserId) -> Member | None: ...
+
+    async def timeline(
+        self, room_id: RoomId, *, limit: int, before: int | None = None
+    ) -> Sequence[RoomEvent]:
+        """The newest events up to position `before` (inclusive), oldest first."""
+        ...
+
+    async def resolve_alias(self, alias: RoomAlias) -> tuple[RoomId, Sequence[ServerName]]:
+        """Asks the alias' server where it is not ours. NotFound, Unavailable."""
+        ...
+
+    async def profile(self, user_id: UserId) -> Profile:
+        """Asks the user's server where it is not ours. NotFound, Unavailable."""
+        ...
+
+    async def set_profile(self, user_id: UserId, profile: Profile) -> None:
+        """Of one of our own ghosts: stored, and shown in the rooms where it is a member."""
+        ...
+
+
+class MatrixListener(Protocol):
+    """What the bridge side is told. Calls come in stream order, at least once."""
+
+    async def on_event(self, event: RoomEvent) -> None:
+        """Idempotent. Whoever raises `Unavailable` is called again; nothing is skipped."""
+        ...
+
+    async def on_acceptance(self, acceptance: Acceptance) -> None: ...
+
+    async def on_user_query(self, user_id: UserId) -> bool:
+        """Does this user of our server exist (a ghost for any well-formed address does)?"""
+        ...
+
+    async def on_profile_query(self, user_id: UserId) -> Profile | None: ...
+
+    async def on_alias_query(self, alias: RoomAlias) -> RoomId | None: ...
+

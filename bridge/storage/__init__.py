@@ -1,0 +1,1 @@
+"""Storage: SQLAlchemy Core over SQLite or PostgreSQL. Plain functions, the transaction first."""

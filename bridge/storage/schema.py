@@ -1,0 +1,423 @@
+"""Every table of Isthmus, in one MetaData; `migrations/` makes the same ones step by step.
+
+Identifiers are text, times are milliseconds since the epoch (`_ms`), JSON is text: event JSON the
+canonical form that was hashed, the rest whatever `orjson` writes. Tables named `stream_…` are read
+only through `streams.read_since`; their `xact` is the PostgreSQL transaction that wrote the row
+(NULL on SQLite, where one writer makes positions visible in order).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+METADATA = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite counts up by itself only in a column declared INTEGER.
+_Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _serial(name: str) -> Column[int]:
+    return Column(name, _Serial, primary_key=True, autoincrement=True)
+
+
+# --- the database itself -------------------------------------------------------------------
+
+meta = Table("meta", METADATA, Column("key", Text, primary_key=True), Column("value", Text))
+"""`epoch`: random, renewed when a backup is restored (DESIGN, nothing lost, nothing twice)."""
+
+leases = Table(
+    "leases",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+)
+
+cursors = Table(
+    "cursors",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+"""How far a durable reader of a stream has come."""
+
+journal = Table(
+    "journal",
+    METADATA,
+    _serial("journal_id"),
+    Column("trace_id", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("step", Text, nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index(None, "trace_id"),
+    Index(None, "at_ms"),
+)
+
+# --- Matrix side ---------------------------------------------------------------------------
+
+rooms = Table(
+    "rooms",
+    METADATA,
+    Column("room_id", Text, primary_key=True),
+    Column("version", Text, nullable=False),
+    # Counts appends: what a transaction compares before it writes (DESIGN, Append).
+    Column("position", BigInteger, nullable=False),
+    # State after all forward extremities; NULL while we know the room by an invite only.
+    Column("snapshot_id", BigInteger),
+    # False once none of our users is joined: we then no longer claim to know the room.
+    Column("joined", Boolean, nullable=False),
+)
+
+events = Table(
+    "events",
+    METADATA,
+    Column("event_id", Text, primary_key=True),
+    Column("room_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("state_key", Text),
+    Column("sender", Text, nullable=False),
+    Column("depth", BigInteger, nullable=False),
+    Column("origin_server_ts", BigInteger, nullable=False),
+    Column("json", Text, nullable=False),
+    # accepted | soft_failed | rejected
+    Column("verdict", Text, nullable=False),
+    Column("rule", Text),
+    # An outlier stands outside the graph: its state before is unknown.
+    Column("outlier", Boolean, nullable=False),
+    Column("snapshot_before", BigInteger),
+    Column("redacted_by", Text),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("trace_id", Text, nullable=False),
+    Index(None, "room_id", "depth"),
+)
+
+event_edges = Table(
+    "event_edges",
+    METADATA,
+    Column("prev_event_id", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Index(None, "event_id"),
+)
+
+forward_extremities = Table(
+    "forward_extremities",
+    METADATA,
+    Column("room_id", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+)
+
+gaps = Table(
+    "gaps",
+    METADATA,
+    Column("room_id", Text, primary_key=True),
+    # The missing event: somebody's prev_event that we do not have.
+    Column("event_id", Text, primary_key=True),
+)
+
+snapshots = Table(
+    "snapshots",
+    METADATA,
+    _serial("snapshot_id"),
+    Column("room_id", Text, nullable=False),
+    # NULL: `delta` is the whole map.
+    Column("parent_id", BigInteger),
+    Column("hops", Integer, nullable=False),
+    # [[type, state_key, event_id | null], ...]
+    Column("delta", Text, nullable=False),
+    Index(None, "room_id"),
+)
+
+memberships = Table(
+    "memberships",
+    METADATA,
+    Column("room_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("server", Text, nullable=False),
+    Column("membership", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Index(None, "user_id"),
+    Index(None, "room_id", "server"),
+)
+"""The member events of the current state; of a room that we are not in, our users' invites."""
+
+invites = Table(
+    "invites",
+    METADATA,
+    Column("room_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("event_id", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("room_state", Text, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+)
+"""Invites of our users to rooms that we are not in, with the stripped state that came along."""
+
+stream_events = Table(
+    "stream_events",
+    METADATA,
+    _serial("position"),
+    Column("room_id", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    # Written by this server (or let in by it), hence ours to send to the other servers.
+    Column("outgoing", Boolean, nullable=False),
+    Column("xact", BigInteger),
+    Index(None, "room_id", "position"),
+    UniqueConstraint("event_id"),
+)
+"""The arrival order of all accepted events, and of invites from outside."""
+
+stream_acceptances = Table(
+    "stream_acceptances",
+    METADATA,
+    _serial("position"),
+    Column("event_id", Text, nullable=False),
+    Column("room_id", Text, nullable=False),
+    Column("server", Text, nullable=False),
+    # What the peer said about this PDU; NULL: it took it.
+    Column("error", Text),
+    Column("xact", BigInteger),
+)
+"""Which peer has received which of our events."""
+
+aliases = Table(
+    "aliases",
+    METADATA,
+    Column("alias", Text, primary_key=True),
+    Column("room_id", Text, nullable=False),
+    Column("creator", Text, nullable=False),
+    Index(None, "room_id"),
+)
+
+profiles = Table(
+    "profiles",
+    METADATA,
+    Column("user_id", Text, primary_key=True),
+    Column("displayname", Text),
+    Column("avatar_url", Text),
+)
+
+local_transactions = Table(
+    "local_transactions",
+    METADATA,
+    # Whoever sends chooses the ID; with it sending twice is sending once.
+    Column("transaction_id", Text, primary_key=True),
+    Column("room_id", Text, nullable=False),
+    Column("event_id", Text),
+    Column("at_ms", BigInteger, nullable=False),
+    Index(None, "event_id"),
+)
+
+transactions = Table(
+    "transactions",
+    METADATA,
+    Column("origin", Text, primary_key=True),
+    Column("transaction_id", Text, primary_key=True),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("event_ids", Text, nullable=False),
+)
+"""Federation transactions that we answered, so that a replay gets the same answer."""
+
+inbound_pdus = Table(
+    "inbound_pdus",
+    METADATA,
+    _serial("inbound_id"),
+    Column("room_id", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("json", Text, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_ms", BigInteger, nullable=False),
+    # NULL while it waits; otherwise the answer for this PDU ("" means accepted or already known).
+    Column("outcome", Text),
+    Column("trace_id", Text, nullable=False),
+    UniqueConstraint("event_id"),
+    Index(None, "room_id", "inbound_id"),
+)
+"""PDUs from transactions, stored before they are understood; one lane per room works them off."""
+
+server_keys = Table(
+    "server_keys",
+    METADATA,
+    Column("server", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("verify_key", Text, nullable=False),
+    Column("valid_until_ms", BigInteger, nullable=False),
+    # Set for an old key: it counts only for events before this time.
+    Column("expired_ms", BigInteger),
+    Column("fetched_ms", BigInteger, nullable=False),
+)
+
+peers = Table(
+    "peers",
+    METADATA,
+    Column("server", Text, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("next_attempt_ms", BigInteger, nullable=False),
+    Column("last_success_ms", BigInteger),
+    Column("last_error", Text),
+    # Hints: {"I.1": true, "12": false}: versions it is known to speak or has refused.
+    Column("room_versions", Text, nullable=False),
+    Column("software", Text),
+    Column("software_ms", BigInteger),
+)
+
+peer_rooms = Table(
+    "peer_rooms",
+    METADATA,
+    Column("server", Text, primary_key=True),
+    Column("room_id", Text, primary_key=True),
+    Column("sent_position", BigInteger, nullable=False),
+    Column("newest_position", BigInteger, nullable=False),
+)
+"""Positions in stream_events: how far a peer has been sent a room, and how far it should be."""
+
+# --- bridge side ---------------------------------------------------------------------------
+
+inbox = Table(
+    "inbox",
+    METADATA,
+    _serial("inbox_id"),
+    Column("lane", Text, nullable=False),
+    Column("adapter", Text, nullable=False),
+    # Idempotence: the same message from the same source is one row.
+    Column("source", Text, nullable=False),
+    Column("source_id", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    # waiting | done | parked | dropped
+    Column("status", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_ms", BigInteger, nullable=False),
+    Column("reason", Text),
+    Column("trace_id", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    UniqueConstraint("source", "source_id"),
+    Index(None, "status", "lane", "inbox_id"),
+)
+
+outbox = Table(
+    "outbox",
+    METADATA,
+    _serial("outbox_id"),
+    Column("lane", Text, nullable=False),
+    Column("adapter", Text, nullable=False),
+    # Idempotence: one cause makes one row, however often it is looked at.
+    Column("cause", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    # waiting | done | parked | dropped
+    Column("status", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_ms", BigInteger, nullable=False),
+    Column("reason", Text),
+    Column("trace_id", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    UniqueConstraint("cause"),
+    Index(None, "status", "lane", "outbox_id"),
+)
+
+ghosts = Table(
+    "ghosts",
+    METADATA,
+    Column("user_id", Text, primary_key=True),
+    Column("adapter", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    UniqueConstraint("adapter", "address"),
+)
+
+portals = Table(
+    "portals",
+    METADATA,
+    _serial("portal_id"),
+    Column("adapter", Text, nullable=False),
+    # direct: one address and one Matrix user; served: a Matrix room offered as a chat
+    Column("kind", Text, nullable=False),
+    # direct: the address; served: the room ID
+    Column("chat", Text, nullable=False),
+    # direct: the Matrix user; served: ""
+    Column("user_id", Text, nullable=False),
+    Column("room_id", Text),
+    # opening | open | closed
+    Column("status", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    UniqueConstraint("adapter", "kind", "chat", "user_id"),
+    Index(None, "room_id"),
+)
+
+messages = Table(
+    "messages",
+    METADATA,
+    _serial("message_id"),
+    Column("adapter", Text, nullable=False),
+    Column("room_id", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    # Several stanzas for one event count up from 0; so do several events from one stanza.
+    Column("part", Integer, nullable=False),
+    Column("chat", Text, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("stanza_id", Text, nullable=False),
+    Column("origin_id", Text),
+    # chat | matrix: where it was written
+    Column("origin", Text, nullable=False),
+    # The author asked for a receipt (XEP-0184) and has not had it yet.
+    Column("receipt_due", Boolean, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    UniqueConstraint("adapter", "event_id", "part"),
+    UniqueConstraint("adapter", "chat", "sender", "stanza_id", "part"),
+    Index(None, "room_id", "event_id"),
+)
+"""The message map."""
+
+sessions = Table(
+    "sessions",
+    METADATA,
+    Column("room_id", Text, primary_key=True),
+    # The full JID of the client.
+    Column("address", Text, primary_key=True),
+    # Bare JID of the room by which this session entered, and the nickname it asked for.
+    Column("entered_by", Text, nullable=False),
+    Column("nickname", Text, nullable=False),
+    # Events up to here came with the join itself.
+    Column("since_position", BigInteger, nullable=False),
+    Column("entered_ms", BigInteger, nullable=False),
+    Index(None, "address"),
+)
+"""XMPP clients inside rooms that we serve."""
+
+nicknames = Table(
+    "nicknames",
+    METADATA,
+    Column("room_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("nickname", Text, nullable=False),
+    Column("folded", Text, nullable=False),
+    UniqueConstraint("room_id", "folded"),
+)
+
+subscriptions = Table(
+    "subscriptions",
+    METADATA,
+    # The XMPP person's bare JID, and the Matrix user.
+    Column("address", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    # none | from | to | both, seen from the XMPP person
+    Column("state", Text, nullable=False),
+)
