@@ -379,10 +379,18 @@ messages = Table(
     Column("origin", Text, nullable=False),
     # The author asked for a receipt (XEP-0184) and has not had it yet.
     Column("receipt_due", Boolean, nullable=False),
+    # The client that wrote it and the address it wrote to: where receipts and notices go.
+    Column("session", Text, nullable=False),
+    Column("sent_to", Text, nullable=False),
+    # Written on the chat side and not yet accepted by any recipient's server.
+    Column("pending", Boolean, nullable=False),
+    # When the author was last told that it waits.
+    Column("noticed_ms", BigInteger),
     Column("at_ms", BigInteger, nullable=False),
     UniqueConstraint("adapter", "event_id", "part"),
-    UniqueConstraint("adapter", "chat", "sender", "stanza_id", "part"),
+    Index(None, "adapter", "chat", "sender", "stanza_id"),
     Index(None, "room_id", "event_id"),
+    Index(None, "pending", "at_ms"),
 )
 """The message map."""
 
