@@ -1,0 +1,1 @@
+"""Foreign networks: one folder each, filling the chat port."""

@@ -1,0 +1,1 @@
+"""XMPP as one XEP-0114 component. slixmpp stays behind this floor."""

@@ -1,0 +1,1 @@
+"""Foreign addresses and the ghosts that stand for them."""
