@@ -1,0 +1,85 @@
+"""JSON in and out: a bounded parser and canonical JSON. The only place of the engine with orjson.
+
+The strict check runs over the parsed value: integers in range, no floats, string keys, bounded
+depth. orjson itself refuses NaN, infinities and lone surrogates; integers beyond 64 bits come out
+of it as floats, which the check refuses; of duplicate keys the last wins.
+Spec: appendices, canonical JSON; rooms/v6, canonical JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import orjson
+
+from bridge.errors import BadInput
+
+JsonObject: TypeAlias = dict[str, Any]
+"""A parsed JSON object. Shared and never changed in place; copy before changing."""
+
+MAX_INTEGER = 2**53 - 1
+MAX_DEPTH = 100
+"""Nesting of objects and arrays. orjson stops at 1024; nothing real is near either."""
+
+
+def parse_json(data: bytes, *, max_bytes: int) -> Any:
+    """Any JSON value, floats included. Raises `BadInput` when too large or not JSON."""
+    if len(data) > max_bytes:
+        raise BadInput(f"JSON over {max_bytes} bytes", errcode="M_TOO_LARGE")
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        raise BadInput(f"not JSON: {exc}", errcode="M_NOT_JSON") from exc
+
+
+def check_canonical(value: object) -> None:
+    """Raise `BadInput` unless the value has a canonical form. `bool` is no integer."""
+    # An explicit stack: the input chooses its depth, and must not choose ours.
+    stack: list[tuple[object, int]] = [(value, 0)]
+    while stack:
+        item, depth = stack.pop()
+        kind = type(item)
+        if kind is str:
+            assert isinstance(item, str)
+            _check_text(item)
+        elif kind is int:
+            assert isinstance(item, int)
+            if not -MAX_INTEGER <= item <= MAX_INTEGER:
+                raise BadInput("integer out of the range of canonical JSON")
+        elif kind is dict:
+            assert isinstance(item, dict)
+            if depth >= MAX_DEPTH:
+                raise BadInput(f"JSON nested deeper than {MAX_DEPTH}")
+            for key, inner in item.items():
+                if type(key) is not str:
+                    raise BadInput("object key is not a string")
+                _check_text(key)
+                stack.append((inner, depth + 1))
+        elif kind is list:
+            assert isinstance(item, list)
+            if depth >= MAX_DEPTH:
+                raise BadInput(f"JSON nested deeper than {MAX_DEPTH}")
+            stack.extend((inner, depth + 1) for inner in item)
+        elif kind is float:
+            raise BadInput("numbers with fraction or exponent are not canonical JSON")
+        elif item is not None and kind is not bool:
+            raise BadInput(f"{kind.__name__} is no JSON value")
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            raise BadInput("lone surrogate in a string") from exc
+
+
+def encode_canonical(value: object) -> bytes:
+    """Shortest UTF-8 form, keys sorted by code point. Does not run `check_canonical`.
+
+    orjson sorts keys by their UTF-8 bytes, which is the order of code points.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as exc:
+        raise BadInput(f"no canonical JSON: {exc}") from exc

@@ -1,0 +1,135 @@
+"""Power levels as the rules read them, defaults and version 12 creators included.
+
+Spec: client-server API, m.room.power_levels; rooms/v12, authorisation rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bridge.engine.pdu import Pdu
+from bridge.ids import UserId
+
+INFINITE: Final = 2**53
+"""A creator's level from version 12: above every integer that canonical JSON can carry."""
+
+_DEFAULTS: Final[Mapping[str, int]] = {
+    "users_default": 0,
+    "events_default": 0,
+    "state_default": 50,
+    "ban": 50,
+    "kick": 50,
+    "redact": 50,
+    "invite": 0,
+}
+
+
+def creators_of(create: Pdu) -> frozenset[UserId]:
+    """Who made the room. More than one only where creators are privileged."""
+    rules = create.version.auth
+    if rules.creator_in_content:
+        creator = create.content.get("creator")
+        return frozenset({UserId(creator)}) if isinstance(creator, str) else frozenset()
+    if not rules.privileged_creators:
+        return frozenset({create.sender})
+    more = create.content.get("additional_creators")
+    others = (UserId(user) for user in more if isinstance(user, str)) if _is_list(more) else ()
+    return frozenset({create.sender, *others})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerLevels:
+    """The levels of one state of a room. Build with `of`."""
+
+    content: Mapping[str, Any]
+    creators: frozenset[UserId]
+    privileged_creators: bool
+    has_event: bool
+
+    @classmethod
+    def of(cls, power_levels: Pdu | None, create: Pdu | None) -> PowerLevels:
+        """From the state's two events. Without a power levels event the creator has 100."""
+        return cls(
+            content={} if power_levels is None else power_levels.content,
+            creators=frozenset() if create is None else creators_of(create),
+            privileged_creators=create is not None and create.version.auth.privileged_creators,
+            has_event=power_levels is not None,
+        )
+
+    def user(self, user_id: str) -> int:
+        """`INFINITE` for a privileged creator."""
+        if self.privileged_creators and user_id in self.creators:
+            return INFINITE
+        if not self.has_event:
+            return 100 if user_id in self.creators else 0
+        return _level(_object(self.content, "users"), user_id, self.users_default)
+
+    def event(self, event_type: str, *, is_state: bool) -> int:
+        """The level required to send this type."""
+        default = self.named("state_default" if is_state else "events_default")
+        return _level(_object(self.content, "events"), event_type, default)
+
+    def named(self, name: str) -> int:
+        """One of the levels of the top level, such as `ban`, or its default."""
+        return _level(self.content, name, _DEFAULTS[name])
+
+    @property
+    def users_default(self) -> int:
+        return self.named("users_default")
+
+    @property
+    def ban(self) -> int:
+        return self.named("ban")
+
+    @property
+    def kick(self) -> int:
+        return self.named("kick")
+
+    @property
+    def invite(self) -> int:
+        return self.named("invite")
+
+    @property
+    def redact(self) -> int:
+        return self.named("redact")
+
+    @property
+    def notify_room(self) -> int:
+        """The level to notify the whole room."""
+        return _level(_object(self.content, "notifications"), "room", 50)
+
+    def may_send(self, user_id: str, event_type: str, *, is_state: bool = False) -> bool:
+        return self.user(user_id) >= self.event(event_type, is_state=is_state)
+
+    def may_invite(self, user_id: str) -> bool:
+        return self.user(user_id) >= self.invite
+
+    def may_kick(self, user_id: str, target: str) -> bool:
+        return self.user(user_id) >= self.kick and self.user(target) < self.user(user_id)
+
+    def may_ban(self, user_id: str, target: str) -> bool:
+        return self.user(user_id) >= self.ban and self.user(target) < self.user(user_id)
+
+    def may_redact(self, user_id: str) -> bool:
+        """Other servers' events; those of the own server need no level."""
+        return self.user(user_id) >= self.redact
+
+    def may_notify_room(self, user_id: str) -> bool:
+        return self.user(user_id) >= self.notify_room
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _object(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = content.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _level(levels: Mapping[str, Any], name: str, default: int) -> int:
+    value = levels.get(name)
+    # Accepted events hold integers only; anything else counts as not set.
+    return value if type(value) is int else default

@@ -1,0 +1,98 @@
+"""What may differ between room versions: one documented field per difference.
+
+A room version is data. Code asks a rule for its answer and never compares version strings.
+Spec: rooms (the sections named at each field).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from bridge.ids import RoomVersionId
+
+
+def _nothing() -> Mapping[str, frozenset[str]]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFormatRules:
+    """The shape of a PDU. Spec: rooms/vN, event format."""
+
+    room_id_from_create: bool
+    """The create event has no `room_id`; the room ID is its event ID with `!`. From 12."""
+    redacts_in_content: bool
+    """`redacts` of a redaction stands in `content`, not at the top level. From 11."""
+    max_prev_events: int = 20
+    max_auth_events: int = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptContent:
+    """What redaction leaves of one event type's `content`."""
+
+    keys: frozenset[str] = frozenset()
+    nested: Mapping[str, frozenset[str]] = field(default_factory=_nothing)
+    """Key -> the keys kept inside its object; the object stays, even when it becomes empty."""
+    everything: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedactionRules:
+    """The redaction algorithm as two lists. Spec: rooms/vN, redactions."""
+
+    top_level: frozenset[str]
+    content: Mapping[str, KeptContent]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthRules:
+    """Spec: rooms/vN, authorisation rules."""
+
+    create_in_auth_events: bool
+    """Every event names the create event among its auth events. Until 11."""
+    creator_in_content: bool
+    """`content.creator` of the create event is required and names the creator. Until 10."""
+    privileged_creators: bool
+    """Creators (`additional_creators` too) stand above every power level. From 12."""
+    invite_rules: frozenset[str]
+    """Join rules by which only the invited may join."""
+    restricted_rules: frozenset[str]
+    """Join rules by which a member with the right to invite may vouch for a join. From 8."""
+    knock_rules: frozenset[str]
+    """Join rules that let people knock. From 7."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateResolutionRules:
+    """Version 2 of the algorithm and its refinement 2.1. Spec: rooms/v2 and rooms/v12."""
+
+    starts_empty: bool
+    """The first iterative auth checks begin with an empty state map (2.1)."""
+    conflicted_subgraph: bool
+    """The full conflicted set includes the conflicted state subgraph (2.1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningRules:
+    """Spec: rooms/v5, signing key validity period."""
+
+    enforce_key_validity: bool = True
+    max_key_validity_ms: int = 7 * 24 * 3600 * 1000
+    """`valid_until_ts` counts at most this far into the future."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomVersion:
+    """One room version: its identifier and its rules."""
+
+    id: RoomVersionId
+    event_format: EventFormatRules
+    redaction: RedactionRules
+    auth: AuthRules
+    stateres: StateResolutionRules
+    signing: SigningRules
+    extensible_events: bool = False
+    """Messages are extensible events (MSC1767), and only those are sent."""
