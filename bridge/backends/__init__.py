@@ -1,0 +1,1 @@
+"""Fillings of the Matrix ports: `native` is our own homeserver, in process."""

@@ -1,0 +1,1 @@
+"""The Matrix ports, filled from `rooms/` in this process."""

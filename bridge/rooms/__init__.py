@@ -1,0 +1,1 @@
+"""Matrix rooms: the imperative shell around the engine, one file per verb."""

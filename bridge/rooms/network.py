@@ -1,0 +1,112 @@
+"""What rooms need from outside, as protocols: peers, their keys, and the bridge side's answers.
+
+`federation/client` fits `Peers` and `KeyRing` structurally; the back end fits `Lookups`. Rooms
+never call a sender: what leaves is a stored position in `stream_events`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bridge.ids import EventId, KeyId, RoomAlias, RoomId, RoomVersionId, ServerName, UserId
+
+Json = dict[str, Any]
+
+
+class Peers(Protocol):
+    """Requests to other servers. Errors of all: `Refused` (4xx, the peer's errcode), `NotFound`,
+    `Unavailable`, `BadInput` (an answer that makes no sense)."""
+
+    async def make_join(
+        self, peer: ServerName, room_id: RoomId, user_id: UserId, versions: Sequence[RoomVersionId]
+    ) -> tuple[RoomVersionId, Json]: ...
+
+    async def send_join(
+        self, peer: ServerName, room_id: RoomId, event_id: EventId, pdu: Json
+    ) -> Json: ...
+
+    async def make_leave(
+        self, peer: ServerName, room_id: RoomId, user_id: UserId
+    ) -> tuple[RoomVersionId, Json]: ...
+
+    async def send_leave(
+        self, peer: ServerName, room_id: RoomId, event_id: EventId, pdu: Json
+    ) -> None: ...
+
+    async def invite(
+        self,
+        peer: ServerName,
+        room_id: RoomId,
+        event_id: EventId,
+        pdu: Json,
+        room_version: RoomVersionId,
+        invite_room_state: Sequence[Json],
+    ) -> Json: ...
+
+    async def event(self, peer: ServerName, event_id: EventId) -> Json: ...
+
+    async def state(
+        self, peer: ServerName, room_id: RoomId, event_id: EventId
+    ) -> tuple[list[Json], list[Json]]: ...
+
+    async def state_ids(
+        self, peer: ServerName, room_id: RoomId, event_id: EventId
+    ) -> tuple[list[EventId], list[EventId]]: ...
+
+    async def event_auth(
+        self, peer: ServerName, room_id: RoomId, event_id: EventId
+    ) -> list[Json]: ...
+
+    async def get_missing_events(
+        self,
+        peer: ServerName,
+        room_id: RoomId,
+        earliest: Sequence[EventId],
+        latest: Sequence[EventId],
+        limit: int,
+        min_depth: int = 0,
+    ) -> list[Json]: ...
+
+    async def query_profile(
+        self, peer: ServerName, user_id: UserId, field: str | None = None
+    ) -> Json: ...
+
+    async def query_directory(
+        self, peer: ServerName, alias: RoomAlias
+    ) -> tuple[RoomId, list[ServerName]]: ...
+
+    async def version(self, peer: ServerName) -> Json: ...
+
+
+class KeyRing(Protocol):
+    """Keys of servers, ours included."""
+
+    async def verify_key(
+        self, server: ServerName, key_id: KeyId, minimum_valid_until_ts: int
+    ) -> str | None:
+        """Unpadded Base64, or None: no key that counts at that time (milliseconds).
+
+        `Unavailable` when the server (and whoever could vouch) cannot be asked now.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserProfile:
+    displayname: str | None = None
+    avatar_url: str | None = None
+
+
+class Lookups(Protocol):
+    """What only the bridge side knows about names of our own server."""
+
+    async def user_exists(self, user_id: UserId) -> bool: ...
+
+    async def profile(self, user_id: UserId) -> UserProfile | None: ...
+
+    async def alias(self, alias: RoomAlias) -> RoomId | None: ...
+
+
+Answer = Mapping[str, Any]
