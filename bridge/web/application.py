@@ -1,70 +1,173 @@
-"""Routes, requests and responses of our own, and the server that carries them."""
+"""The HTTP server: listeners, with or without TLS, in front of a table of routes.
+
+aiohttp carries the bytes; which endpoint a path belongs to is decided by our own table over the
+target as it was sent, since what is signed in a federation request is exactly that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import asyncio
+import secrets
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One request, body read. `target` is the request target as sent (it is what is signed).
+from bridge.clock import Clock, SystemClock
+from bridge.errors import BadInput, Misconfigured, Unavailable
+from bridge.web.middleware import answer, count, error_response, unknown_path, wrong_method
+from bridge.web.routing import Endpoint, Request, Response, Route, RouteTable
 
-    `params` are the template's segments, percent-decoded; `query` holds all values in order.
-    `headers` has lower-case names.
-    """
+__all__ = ["Endpoint", "Listener", "Request", "Response", "Route", "RouteTable", "WebServer"]
 
-    method: str
-    target: str
-    params: Mapping[str, str]
-    query: Sequence[tuple[str, str]]
-    headers: Mapping[str, str]
-    body: bytes
-    peer_address: str
-    request_id: str
-
-    def query_one(self, name: str) -> str | None: ...
-
-    def query_all(self, name: str) -> tuple[str, ...]: ...
-
-    def json(self) -> object:
-        """The parsed body; `BadInput` M_NOT_JSON. Floats are not refused here."""
-
-    def json_object(self) -> dict[str, object]:
-        """Like `json`, and `BadInput` M_BAD_JSON unless it is an object."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """`json` or `body`; `json` wins. Header names as to be sent."""
-
-    status: int = 200
-    json: object = None
-    body: bytes = b""
-    content_type: str = "application/json"
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """`path` is a template: `/_matrix/key/v2/query/{server_name}`."""
-
-    method: str
-    path: str
-    endpoint: Endpoint
-    max_body_bytes: int | None = None
+DEFAULT_MAX_BODY_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """Where to listen. Port 0 takes a free one. TLS when both files are given."""
+    """Where to listen; port 0 takes a free one. TLS when certificate and key are given (PEM)."""
 
     host: str
     port: int
     certificate: Path | None = None
     private_key: Path | None = None
+    setting: str = "listeners"
+
+    def tls(self) -> ssl.SSLContext | None:
+        """None for plain HTTP. Raises `Misconfigured`."""
+        if self.certificate is None and self.private_key is None:
+            return None
+        if self.certificate is None or self.private_key is None:
+            raise Misconfigured(self.setting, "certificate and private key belong together")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self.certificate, self.private_key)
+        except (OSError, ssl.SSLError) as exc:
+            raise Misconfigured(
+                self.setting, f"cannot use {self.certificate} with {self.private_key}: {exc}"
+            ) from exc
+        return context
+
+
+class WebServer:
+    """`start`, then requests are answered until `stop`, which lets those in hand finish."""
+
+    def __init__(
+        self,
+        *,
+        routes: Iterable[Route],
+        listeners: Sequence[Listener],
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+        max_in_flight: int = 500,
+        body_timeout_s: float = 60.0,
+        drain_timeout_s: float = 10.0,
+        server_header: str = "Isthmus",
+        clock: Clock | None = None,
+        new_request_id: Callable[[], str] = lambda: secrets.token_hex(8),
+    ) -> None:
+        self._table = RouteTable(routes)
+        self._listeners = tuple(listeners)
+        self._max_body_bytes = max_body_bytes
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+        self._body_timeout_s = body_timeout_s
+        self._drain_timeout_s = drain_timeout_s
+        self._server_header = server_header
+        self._clock = clock or SystemClock()
+        self._new_request_id = new_request_id
+        self._runner: web.ServerRunner | None = None
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each listener, in their order, once started."""
+        if self._runner is None:
+            return []
+        return [(str(address[0]), int(address[1])) for address in self._runner.addresses]
+
+    async def start(self) -> None:
+        """Raises `Misconfigured` when a certificate is unusable or an address is taken."""
+        contexts = [listener.tls() for listener in self._listeners]
+        runner = web.ServerRunner(
+            web.Server(self._serve, access_log=None), shutdown_timeout=self._drain_timeout_s
+        )
+        await runner.setup()
+        self._runner = runner
+        for listener, context in zip(self._listeners, contexts, strict=True):
+            site = web.TCPSite(runner, listener.host, listener.port, ssl_context=context)
+            try:
+                await site.start()
+            except OSError as exc:
+                await self.stop()
+                raise Misconfigured(
+                    listener.setting, f"cannot listen on {listener.host}:{listener.port}: {exc}"
+                ) from exc
+
+    async def stop(self) -> None:
+        """Accept no more, wait for requests in hand within the bound, close."""
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+
+    async def _serve(self, raw: web.BaseRequest) -> web.StreamResponse:
+        response = await self._answer(raw)
+        headers = {"Server": self._server_header, **response.headers}
+        sent = web.Response(status=response.status, body=response.to_bytes(), headers=headers)
+        sent.headers["Content-Type"] = response.content_type
+        return sent
+
+    async def _answer(self, raw: web.BaseRequest) -> Response:
+        try:
+            found = self._table.find(raw.raw_path.partition("?")[0])
+        except BadInput as exc:
+            return error_response(exc)
+        if raw.method not in found:
+            response = wrong_method(found) if found else unknown_path()
+            count("unknown", "any", response.status)
+            return response
+        route, params = found[raw.method]
+        if self._in_flight >= self._max_in_flight:
+            count(route.path, route.method, 429)
+            return error_response(Unavailable("too many requests at once", retry_after_s=1.0))
+        request_id = self._new_request_id()
+
+        async def work() -> Response:
+            body = await self._read_body(raw, route.max_body_bytes or self._max_body_bytes)
+            return await route.endpoint(
+                Request(
+                    method=raw.method,
+                    target=raw.raw_path,
+                    params=params,
+                    headers={name.lower(): value for name, value in raw.headers.items()},
+                    headers_all=tuple((n.lower(), value) for n, value in raw.headers.items()),
+                    body=body,
+                    peer_address=raw.remote or "",
+                    request_id=request_id,
+                )
+            )
+
+        self._in_flight += 1
+        try:
+            return await answer(work, route=route, request_id=request_id, clock=self._clock)
+        finally:
+            self._in_flight -= 1
+
+    async def _read_body(self, raw: web.BaseRequest, max_bytes: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                async for part in raw.content.iter_chunked(_CHUNK_BYTES):
+                    size += len(part)
+                    if size > max_bytes:
+                        raise BadInput(f"the body is over {max_bytes} bytes", errcode="M_TOO_LARGE")
+                    parts.append(part)
+        except TimeoutError as exc:
+            raise BadInput("the body did not arrive in time", errcode="M_UNKNOWN") from exc
+        except (ClientPayloadError, HttpProcessingError, ConnectionError) as exc:
+            raise BadInput(f"the body did not arrive whole: {exc}", errcode="M_UNKNOWN") from exc
+        return b"".join(parts)

@@ -1,0 +1,37 @@
+"""The metrics, all of them. Never labelled by user, room, event or peer.
+
+Labels have few values by construction: an area of ours, an HTTP method, a status, an outcome.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+
+_FAST_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SLOW_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0)
+
+HTTP_REQUESTS = Counter(
+    "isthmus_http_requests", "Requests answered, by route.", ["route", "method", "status"]
+)
+HTTP_SECONDS = Histogram(
+    "isthmus_http_request_seconds", "Time to answer a request.", ["route"], buckets=_FAST_S
+)
+HTTP_IN_FLIGHT = Gauge("isthmus_http_requests_in_flight", "Requests being worked on.")
+HTTP_FAILURES = Counter(
+    "isthmus_http_failures", "Requests that ended in an unexpected exception.", ["route"]
+)
+
+PEER_REQUESTS = Counter(
+    "isthmus_peer_requests",
+    "Requests to other servers: ok, refused, unavailable, bad_input.",
+    ["endpoint", "outcome"],
+)
+PEER_SECONDS = Histogram(
+    "isthmus_peer_request_seconds", "Time until a peer answered.", ["endpoint"], buckets=_SLOW_S
+)
+KEY_FETCHES = Counter("isthmus_key_fetches", "Fetches of servers' keys.", ["source", "outcome"])
+
+
+def render_metrics() -> tuple[bytes, str]:
+    """The exposition text and its content type."""
+    return generate_latest(), CONTENT_TYPE_LATEST
