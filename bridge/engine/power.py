@@ -35,7 +35,8 @@ def creators_of(create: Pdu) -> frozenset[UserId]:
     if not rules.privileged_creators:
         return frozenset({create.sender})
     more = create.content.get("additional_creators")
-    others = (UserId(user) for user in more if isinstance(user, str)) if _is_list(more) else ()
+    named = more if isinstance(more, list) else []
+    others = (UserId(user) for user in named if isinstance(user, str))
     return frozenset({create.sender, *others})
 
 
@@ -118,10 +119,6 @@ class PowerLevels:
 
     def may_notify_room(self, user_id: str) -> bool:
         return self.user(user_id) >= self.notify_room
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list)
 
 
 def _object(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
