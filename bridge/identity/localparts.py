@@ -110,7 +110,7 @@ def user_id_for_occupant(
 
 
 def address_for(user_id: UserId, server: ServerName, *, prefix: str = "") -> str:
-    """The address of our ghost. NotFound: hashed, see the stored row. BadInput: no ghost of ours."""
+    """The address of our ghost. NotFound: hashed, ask the stored row. BadInput: none of ours."""
     if server_of(user_id) != server:
         raise BadInput("a user of another server", errcode="M_INVALID_PARAM")
     localpart = localpart_of(user_id)
@@ -144,7 +144,7 @@ def chat_for(alias: RoomAlias, server: ServerName, *, prefix: str = "") -> str:
 
 
 def is_ghost_localpart(localpart: str, *, prefix: str = "") -> bool:
-    """Whether the name belongs to ghosts, well formed or not: accounts and aliases may not use it."""
+    """Whether the name is kept for ghosts, well formed or not: nobody else may take it."""
     return localpart.startswith(prefix) and GHOST_MARK in localpart.removeprefix(prefix)
 
 
