@@ -223,11 +223,11 @@ DELIVERIES: tuple[type, ...] = (
 )
 
 
-class ChatAdapter(Protocol):
-    """A foreign network."""
+class AddressMap(Protocol):
+    """Which address is which user: pure, known before anything is connected."""
 
     @property
-    def name(self) -> str: ...
+    def adapter(self) -> str: ...
 
     def address_of(self, user_id: UserId) -> str | None:
         """The address behind one of our ghosts; None where the localpart is none of ours."""
@@ -236,6 +236,17 @@ class ChatAdapter(Protocol):
     def user_of(self, address: str) -> UserId:
         """The ghost of an address, or the Matrix user behind one of our own addresses."""
         ...
+
+    def default_name(self, address: str) -> str:
+        """What to call somebody of whom we know the address only."""
+        ...
+
+
+class ChatAdapter(Protocol):
+    """A foreign network."""
+
+    @property
+    def name(self) -> str: ...
 
     async def deliver(self, delivery: Delivery, *, outbox_id: int, trace: TraceId) -> None:
         """Returns when the chat side has provably taken it; `Unavailable`: not now; `Refused`:

@@ -194,6 +194,10 @@ class MatrixBackend(Protocol):
 
     async def member(self, room_id: RoomId, user_id: UserId) -> Member | None: ...
 
+    async def joined_rooms(self, user_id: UserId) -> Sequence[RoomId]:
+        """Of one of our own users."""
+        ...
+
     async def timeline(
         self, room_id: RoomId, *, limit: int, before: int | None = None
     ) -> Sequence[RoomEvent]:
@@ -229,4 +233,3 @@ class MatrixListener(Protocol):
     async def on_profile_query(self, user_id: UserId) -> Profile | None: ...
 
     async def on_alias_query(self, alias: RoomAlias) -> RoomId | None: ...
-

@@ -2,8 +2,8 @@
 
 Identifiers are text, times are milliseconds since the epoch (`_ms`), JSON is text: event JSON the
 canonical form that was hashed, the rest whatever `orjson` writes. Tables named `stream_…` are read
-only through `streams.read_since`; their `xact` is the PostgreSQL transaction that wrote the row
-(NULL on SQLite, where one writer makes positions visible in order).
+only through `streams.read_since`. Numbers given out are never given out again, even after the
+newest rows are pruned: identifiers that others remember are made from them.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ journal = Table(
     Column("detail", Text, nullable=False),
     Index(None, "trace_id"),
     Index(None, "at_ms"),
+    sqlite_autoincrement=True,
 )
 
 # --- Matrix side ---------------------------------------------------------------------------
@@ -143,6 +144,7 @@ snapshots = Table(
     # [[type, state_key, event_id | null], ...]
     Column("delta", Text, nullable=False),
     Index(None, "room_id"),
+    sqlite_autoincrement=True,
 )
 
 memberships = Table(
@@ -178,9 +180,9 @@ stream_events = Table(
     Column("event_id", Text, nullable=False),
     # Written by this server (or let in by it), hence ours to send to the other servers.
     Column("outgoing", Boolean, nullable=False),
-    Column("xact", BigInteger),
     Index(None, "room_id", "position"),
     UniqueConstraint("event_id"),
+    sqlite_autoincrement=True,
 )
 """The arrival order of all accepted events, and of invites from outside."""
 
@@ -193,7 +195,7 @@ stream_acceptances = Table(
     Column("server", Text, nullable=False),
     # What the peer said about this PDU; NULL: it took it.
     Column("error", Text),
-    Column("xact", BigInteger),
+    sqlite_autoincrement=True,
 )
 """Which peer has received which of our events."""
 
@@ -251,6 +253,7 @@ inbound_pdus = Table(
     Column("trace_id", Text, nullable=False),
     UniqueConstraint("event_id"),
     Index(None, "room_id", "inbound_id"),
+    sqlite_autoincrement=True,
 )
 """PDUs from transactions, stored before they are understood; one lane per room works them off."""
 
@@ -307,10 +310,13 @@ inbox = Table(
     Column("attempts", Integer, nullable=False),
     Column("next_attempt_ms", BigInteger, nullable=False),
     Column("reason", Text),
+    # The author has been told that this one waits.
+    Column("told_waiting", Boolean, nullable=False),
     Column("trace_id", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     UniqueConstraint("source", "source_id"),
     Index(None, "status", "lane", "inbox_id"),
+    sqlite_autoincrement=True,
 )
 
 outbox = Table(
@@ -327,10 +333,13 @@ outbox = Table(
     Column("attempts", Integer, nullable=False),
     Column("next_attempt_ms", BigInteger, nullable=False),
     Column("reason", Text),
+    # The author has been told that this one waits.
+    Column("told_waiting", Boolean, nullable=False),
     Column("trace_id", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     UniqueConstraint("cause"),
     Index(None, "status", "lane", "outbox_id"),
+    sqlite_autoincrement=True,
 )
 
 ghosts = Table(
@@ -355,11 +364,13 @@ portals = Table(
     # direct: the Matrix user; served: ""
     Column("user_id", Text, nullable=False),
     Column("room_id", Text),
-    # opening | open | closed
+    # open | closed | refused (the Matrix user turned the invitation down)
     Column("status", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
+    Column("closed_ms", BigInteger),
     UniqueConstraint("adapter", "kind", "chat", "user_id"),
     Index(None, "room_id"),
+    sqlite_autoincrement=True,
 )
 
 messages = Table(
@@ -391,6 +402,7 @@ messages = Table(
     Index(None, "adapter", "chat", "sender", "stanza_id"),
     Index(None, "room_id", "event_id"),
     Index(None, "pending", "at_ms"),
+    sqlite_autoincrement=True,
 )
 """The message map."""
 

@@ -1,0 +1,1 @@
+"""Portals bind rooms to chats: the bridge side between the two ports."""

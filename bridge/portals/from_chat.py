@@ -1,0 +1,382 @@
+"""Messages from the chat side into rooms, and what else an adapter asks (`ChatListener`).
+
+`accept` commits a message to the inbox; one lane per chat then carries it into its room:
+
+1. the room: a served room as it is, a direct chat's room found or opened;
+2. a direct message waits until the other has joined: an event sent before would reach their
+   server only by chance;
+3. the content, in the form of the room's version, in parts where it is too long;
+4. each part sent under a transaction ID made of the inbox row;
+5. the message map, in the commit that finishes the row.
+
+A message that cannot become an event is told to its author as an error on that very message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from bridge.clock import Clock
+from bridge.content.events import from_event, split_message, to_event
+from bridge.content.model import Message
+from bridge.errors import NotFound, Refused, Unavailable
+from bridge.ids import EventId, RoomAlias, RoomId, ServerName, TraceId, UserId, server_of
+from bridge.portals.directory import Directory, direct_lane, room_lane
+from bridge.portals.ghosts import Ghosts
+from bridge.portals.notices import Notices
+from bridge.ports.chat import (
+    AddressMap,
+    ChatMessage,
+    Failure,
+    HistoryMessage,
+    Receipt,
+    RoomView,
+)
+from bridge.ports.codec import from_json, to_json, to_tagged
+from bridge.ports.command import Caller
+from bridge.ports.matrix import MatrixBackend, Profile, RoomInfo
+from bridge.storage import journal, messages, queues
+from bridge.storage.database import Database, Transaction, Unit
+from bridge.storage.messages import MappedMessage
+from bridge.storage.queues import QueueItem
+from bridge.telemetry.log import get_logger
+
+log = get_logger(__name__)
+
+OnCommand = Callable[[Caller, str], Awaitable[str]]
+
+
+def inbox_transaction(epoch: str, inbox_id: int, part: int) -> str:
+    """The transaction ID under which part `part` of an inbox row is sent."""
+    return f"{epoch}.in.{inbox_id}.{part}"
+
+
+def find_inbox_id(epoch: str, transaction_id: str | None) -> int | None:
+    """The inbox row behind a transaction ID of ours."""
+    head = f"{epoch}.in."
+    if transaction_id is None or not transaction_id.startswith(head):
+        return None
+    number, _, _ = transaction_id.removeprefix(head).partition(".")
+    return int(number) if number.isdecimal() else None
+
+
+class FromChat:
+    """Fills `ports.chat.ChatListener`; `deliver` and `on_parked` are the inbox's callables."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        backend: MatrixBackend,
+        directory: Directory,
+        ghosts: Ghosts,
+        notices: Notices,
+        addresses: AddressMap,
+        clock: Clock,
+        on_command: OnCommand,
+        give_up_after_s: int,
+    ) -> None:
+        self._database = database
+        self._backend = backend
+        self._directory = directory
+        self._ghosts = ghosts
+        self._notices = notices
+        self._addresses = addresses
+        self._clock = clock
+        self._on_command = on_command
+        self._give_up_after_ms = give_up_after_s * 1000
+
+    # --- messages --------------------------------------------------------------------------
+
+    async def accept(self, message: ChatMessage) -> bool:
+        if message.to_room is not None:
+            lane = room_lane(message.adapter, message.to_room)
+            source = f"{message.adapter}:{message.sender}>{message.to_room}"
+        elif message.to_user is not None:
+            lane = direct_lane(message.adapter, message.sender, message.to_user)
+            source = f"{message.adapter}:{message.sender}>{message.to_user}"
+        else:
+            raise Refused("a message to nobody", errcode="M_INVALID_PARAM")
+        unique = message.origin_id or message.stanza_id
+        now_ms = self._clock.now_ms()
+
+        def unit(tx: Transaction) -> bool:
+            inbox_id = queues.put_inbox(
+                tx,
+                lane=lane,
+                adapter=message.adapter,
+                source=source,
+                source_id=f"{unique}/{message.fingerprint}",
+                payload=to_json(message),
+                trace_id=message.trace,
+                now_ms=now_ms,
+            )
+            if inbox_id is not None:
+                journal.record(
+                    tx,
+                    trace_id=message.trace,
+                    step="accept",
+                    decision="stored",
+                    detail=f"inbox {inbox_id}",
+                    now_ms=now_ms,
+                )
+            return inbox_id is not None
+
+        return await self._database.write(unit)
+
+    async def deliver(self, item: QueueItem) -> Unit[None]:
+        """Carries one inbox row into its room."""
+        message = from_json(ChatMessage, item.payload)
+        try:
+            if message.to_room is not None:
+                return await self._send(item, message, message.to_room)
+            assert message.to_user is not None
+            return await self._send(item, message, await self._direct_room(item, message))
+        except Unavailable as exc:
+            if self._clock.now_ms() - item.created_ms > self._give_up_after_ms:
+                raise Refused(f"given up: {exc.reason}", errcode="M_UNKNOWN") from exc
+            raise
+
+    async def _direct_room(self, item: QueueItem, message: ChatMessage) -> RoomId:
+        assert message.to_user is not None
+        target = message.to_user
+        if server_of(target) == self._backend.server_name:
+            raise NotFound(f"there is no {target} here")
+        room_id = await self._directory.open_direct(
+            address=message.sender,
+            user_id=target,
+            trace=message.trace,
+            written_ms=item.created_ms,
+        )
+        member = await self._backend.member(room_id, target)
+        if member is None or member.membership != "join":
+            raise Unavailable(f"{target} has not accepted the invitation yet")
+        return room_id
+
+    async def _send(self, item: QueueItem, message: ChatMessage, room_id: RoomId) -> Unit[None]:
+        info = await self._backend.room(room_id)
+        ghost = await self._ghosts.ensure(message.sender)
+        sent: list[EventId] = []
+        parts = split_message(message.message, extensible=info.extensible)
+        for number, part in enumerate(parts):
+            event_type, content = to_event(part, extensible=info.extensible)
+            sent.append(
+                await self._backend.send(
+                    room_id=room_id,
+                    sender=ghost,
+                    type=event_type,
+                    content=content,
+                    txn=inbox_transaction(self._database.epoch, item.id, number),
+                    trace=message.trace,
+                )
+            )
+        return self._finish(message, room_id, sent)
+
+    def _finish(self, message: ChatMessage, room_id: RoomId, sent: Sequence[EventId]) -> Unit[None]:
+        now_ms = self._clock.now_ms()
+        is_direct = message.to_room is None
+
+        def unit(tx: Transaction) -> None:
+            for number, event_id in enumerate(sent):
+                is_last = number == len(sent) - 1
+                taken = not is_direct or messages.is_accepted(tx, event_id)
+                receipt_due = is_direct and message.wants_receipt and is_last
+                messages.put(
+                    tx,
+                    MappedMessage(
+                        adapter=message.adapter,
+                        room_id=room_id,
+                        event_id=event_id,
+                        part=number,
+                        chat=message.to_user or room_id,
+                        sender=message.sender,
+                        stanza_id=message.stanza_id,
+                        origin_id=message.origin_id,
+                        origin="chat",
+                        receipt_due=receipt_due and not taken,
+                        session=message.session,
+                        sent_to=message.sent_to,
+                        pending=not taken,
+                        noticed_ms=None,
+                        at_ms=now_ms,
+                    ),
+                )
+                if receipt_due and taken:
+                    put_receipt(
+                        tx,
+                        adapter=message.adapter,
+                        session=message.session,
+                        sent_to=message.sent_to,
+                        stanza_id=message.stanza_id,
+                        trace=message.trace,
+                        now_ms=now_ms,
+                    )
+            journal.record(
+                tx,
+                trace_id=message.trace,
+                step="bridge",
+                decision="sent",
+                detail=" ".join(sent),
+                now_ms=now_ms,
+            )
+
+        return unit
+
+    async def on_parked(self, item: QueueItem, reason: str) -> Unit[None]:
+        """The inbox gave up a message: its author gets an error on it."""
+        message = from_json(ChatMessage, item.payload)
+        now_ms = self._clock.now_ms()
+        failure = Failure(
+            to=message.session,
+            sent_from=message.sent_to,
+            stanza_id=message.stanza_id,
+            in_room=message.to_room is not None,
+            errcode="M_UNKNOWN",
+            text=reason,
+        )
+
+        def unit(tx: Transaction) -> None:
+            queues.put_outbox(
+                tx,
+                lane=f"{message.adapter}:person:{message.sender}",
+                adapter=message.adapter,
+                cause=f"failure/{item.id}",
+                payload=to_tagged(failure),
+                trace_id=message.trace,
+                now_ms=now_ms,
+            )
+
+        return unit
+
+    async def on_waiting(self, item: QueueItem, waited_s: float) -> None:
+        """A message waits before it became an event: its author is told, not alarmed."""
+        message = from_json(ChatMessage, item.payload)
+        if message.to_user is None:
+            return
+        who = await self.find_member_name(message.to_user) or message.to_user
+        await self._notices.tell_address(
+            address=message.sender,
+            text=f"Your message to {who} ({message.to_user}) is waiting: "
+            f"{item.reason or 'not delivered yet'}. It will be delivered as soon as possible; "
+            "there is no need to send it again.",
+            cause=f"waiting/{item.id}",
+            trace=message.trace,
+        )
+
+    # --- rooms -----------------------------------------------------------------------------
+
+    async def find_room(self, target: RoomAlias | RoomId) -> RoomId:
+        room_id, _ = await self._resolve(target)
+        return room_id
+
+    async def describe_room(self, target: RoomAlias | RoomId) -> RoomInfo | None:
+        room_id = await self.find_room(target)
+        try:
+            return await self._backend.room(room_id)
+        except NotFound:
+            return None
+
+    async def enter(
+        self, *, address: str, target: RoomAlias | RoomId, nickname: str, history_limit: int
+    ) -> RoomView:
+        room_id, via = await self._resolve(target)
+        ghost = await self._ghosts.ensure(address, name=nickname)
+        await self._backend.join(user_id=ghost, room_id=room_id, via=via)
+        # The portal stands before the view is read: what comes later arrives as a delivery.
+        await self._directory.serve(room_id)
+        info = await self._backend.room(room_id)
+        return RoomView(
+            info=info,
+            power=await self._backend.power(room_id),
+            members=await self._backend.members(room_id),
+            history=await self._history(info, history_limit),
+        )
+
+    async def _history(self, info: RoomInfo, limit: int) -> Sequence[HistoryMessage]:
+        past: list[HistoryMessage] = []
+        if limit <= 0:
+            return past
+        for event in await self._backend.timeline(info.room_id, limit=limit, before=info.position):
+            if event.redacted or event.state_key is not None:
+                continue
+            outcome = from_event(event.type, event.content, extensible=event.extensible)
+            if isinstance(outcome, Message):
+                past.append(
+                    HistoryMessage(
+                        event_id=event.event_id,
+                        sender=event.sender,
+                        at_ms=event.origin_server_ts,
+                        message=outcome,
+                    )
+                )
+        return past
+
+    async def _resolve(self, target: RoomAlias | RoomId) -> tuple[RoomId, Sequence[ServerName]]:
+        if target.startswith("#"):
+            return await self._backend.resolve_alias(RoomAlias(target))
+        _, colon, server = target.partition(":")
+        return RoomId(target), [ServerName(server)] if colon else []
+
+    async def leave(self, *, address: str, room_id: RoomId, reason: str | None) -> None:
+        ghost = self._addresses.user_of(address)
+        await self._backend.leave(user_id=ghost, room_id=room_id, reason=reason)
+
+    async def set_topic(self, *, address: str, room_id: RoomId, topic: str, txn: str) -> None:
+        await self._backend.send(
+            room_id=room_id,
+            sender=self._addresses.user_of(address),
+            type="m.room.topic",
+            state_key="",
+            content={"topic": topic},
+            txn=f"{self._database.epoch}.topic.{txn}",
+            trace=TraceId(txn),
+        )
+
+    async def rooms_of(self, address: str) -> Sequence[RoomInfo]:
+        ghost = self._addresses.user_of(address)
+        infos = [await self._backend.room(r) for r in await self._backend.joined_rooms(ghost)]
+        return [info for info in infos if not info.direct]
+
+    async def find_member_name(self, user_id: UserId) -> str | None:
+        try:
+            profile: Profile = await self._backend.profile(user_id)
+        except (NotFound, Unavailable, Refused):
+            return None
+        return profile.displayname
+
+    # --- what comes back -------------------------------------------------------------------
+
+    async def on_bounced(self, *, outbox_id: int, condition: str, text: str | None) -> None:
+        """A stanza of ours came back as an error: whoever wrote the message is told."""
+        try:
+            item = await self._database.read(lambda tx: queues.get(tx, queues.OUTBOX, outbox_id))
+        except NotFound:
+            log.info("bounce of a forgotten delivery", outbox_id=outbox_id, condition=condition)
+            return
+        await self._notices.tell_author(item, reason=text or condition, cause="bounce")
+
+    async def on_command(self, *, address: str, text: str) -> str:
+        ghost = await self._ghosts.ensure(address)
+        return await self._on_command(Caller(user_id=ghost), text)
+
+
+def put_receipt(
+    tx: Transaction,
+    *,
+    adapter: str,
+    session: str,
+    sent_to: str,
+    stanza_id: str,
+    trace: TraceId,
+    now_ms: int,
+) -> None:
+    """The author's receipt as an outbox row; one per message."""
+    queues.put_outbox(
+        tx,
+        lane=f"{adapter}:person:{session.partition('/')[0]}",
+        adapter=adapter,
+        cause=f"receipt/{session}/{stanza_id}/{trace}",
+        payload=to_tagged(Receipt(to=session, sent_from=sent_to, stanza_id=stanza_id)),
+        trace_id=trace,
+        now_ms=now_ms,
+    )
