@@ -1,23 +1,54 @@
-"""Keys of other servers."""
+"""The keys of other servers: remembered, stored, fetched from the server itself or a notary.
+
+A key counts until `valid_until_ts` (at most seven days from when we fetched it), an old key until
+its `expired_ts`. What we have is used while it counts for the time asked about; otherwise the
+server is asked again, but never in quick succession. Spec: S2S, retrieving server keys; rooms/v5,
+signing key validity period.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from bridge.clock import Clock
+from bridge.engine.canonical import JsonObject, check_canonical
+from bridge.engine.keys import ALGORITHM
+from bridge.engine.signing import check_json_signature, signatures_of
+from bridge.errors import BadInput, IsthmusError, Unavailable
+from bridge.federation.client.memory import BoundedMap, Turns
 from bridge.ids import KeyId, ServerName
+from bridge.telemetry import metrics
+from bridge.telemetry.log import get_logger
+
+MAX_VALIDITY_MS = 7 * 24 * 3600 * 1000
+MAX_ANSWER_BYTES = 256 * 1024
+MAX_KEYS = 200
+FETCH_TIMEOUT_S = 20.0
+# Between two fetches from one server: after an answer, and after failures.
+REFETCH_S = 30.0
+MAX_RETRY_S = 300.0
+
+log = get_logger("keyring")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerKey:
-    """`public_key` is unpadded base64. `expired_ts` is set for an old key."""
+    """One published key. `expired_ms` is set for an old key, which signs events only."""
 
     server: ServerName
     key_id: KeyId
-    public_key: str
-    valid_until_ts: int
-    expired_ts: int | None = None
+    verify_key: str
+    """Unpadded Base64."""
+    valid_until_ms: int
+    """As believed: capped at seven days after `fetched_ms`."""
+    expired_ms: int | None = None
+    fetched_ms: int = 0
+
+    def counts_at(self, ts_ms: int) -> bool:
+        return ts_ms <= (self.valid_until_ms if self.expired_ms is None else self.expired_ms)
 
 
 class KeyStore(Protocol):
@@ -25,4 +56,265 @@ class KeyStore(Protocol):
 
     async def find(self, server: ServerName, key_id: KeyId) -> ServerKey | None: ...
 
-    async def put(self, keys: Sequence[ServerKey]) -> None: ...
+    async def put(self, keys: Sequence[ServerKey]) -> None:
+        """Replaces what is there for the same server and key ID."""
+        ...
+
+
+class KeyRequests(Protocol):
+    """What is used of `Transport`."""
+
+    async def request(
+        self,
+        peer: ServerName,
+        method: str,
+        path: str,
+        *,
+        endpoint: str,
+        query: Sequence[tuple[str, str]] = (),
+        body: JsonObject | None = None,
+        timeout_s: float = ...,
+        max_bytes: int = ...,
+        signed: bool = True,
+    ) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attempt:
+    """When the server may be asked again, and whether it answered."""
+
+    next_s: float
+    failures: int
+
+
+class ServerKeyRing:
+    """`own_keys` are ours by key ID (current and old ones); they never expire here."""
+
+    def __init__(
+        self,
+        *,
+        own_name: ServerName,
+        own_keys: Mapping[KeyId, str],
+        transport: KeyRequests,
+        store: KeyStore,
+        clock: Clock,
+        notaries: Sequence[ServerName] = (),
+        max_fetches: int = 20,
+        max_remembered: int = 10_000,
+    ) -> None:
+        self._own_name = own_name
+        self._own_keys = dict(own_keys)
+        self._transport = transport
+        self._store = store
+        self._clock = clock
+        self._notaries = tuple(name for name in notaries if name != own_name)
+        self._fetching = asyncio.Semaphore(max_fetches)
+        self._turns: Turns[ServerName] = Turns()
+        self._keys: BoundedMap[tuple[ServerName, KeyId], ServerKey] = BoundedMap(max_remembered)
+        self._attempts: BoundedMap[ServerName, _Attempt] = BoundedMap(max_remembered)
+
+    async def verify_key(
+        self, server: ServerName, key_id: KeyId, minimum_valid_until_ts: int
+    ) -> str | None:
+        """Unpadded Base64, or None: the server is known to have no such key for that time.
+
+        Raises `Unavailable` while nobody can be asked. For a request pass the present time, for
+        an event its `origin_server_ts` (0 where the room version does not look at validity).
+        """
+        if server == self._own_name:
+            return self._own_keys.get(key_id)
+        found = await self._find(server, key_id, minimum_valid_until_ts)
+        if found is not None:
+            return found.verify_key
+        async with self._turns.turn(server):
+            found = await self._find(server, key_id, minimum_valid_until_ts)
+            if found is None:
+                await self._refresh(server, key_id, minimum_valid_until_ts)
+                found = await self._find(server, key_id, minimum_valid_until_ts)
+        return None if found is None else found.verify_key
+
+    async def _find(self, server: ServerName, key_id: KeyId, ts_ms: int) -> ServerKey | None:
+        known = self._keys.get((server, key_id))
+        if known is None:
+            known = await self._store.find(server, key_id)
+            if known is not None:
+                self._keys.put((server, key_id), known)
+        return known if known is not None and known.counts_at(ts_ms) else None
+
+    async def _refresh(self, server: ServerName, key_id: KeyId, ts_ms: int) -> None:
+        """Ask the server, then the notaries, until the key counts. Raises `Unavailable`."""
+        now = self._clock.monotonic_s()
+        last = self._attempts.get(server)
+        if last is not None and now < last.next_s:
+            if last.failures:
+                raise Unavailable(f"no keys of {server} now", retry_after_s=last.next_s - now)
+            return
+        failures = last.failures if last is not None else 0
+        try:
+            async with self._fetching:
+                await self._fetch(server, key_id, ts_ms)
+        except Unavailable:
+            wait_s = min(REFETCH_S * 2 ** min(failures, 10), MAX_RETRY_S)
+            self._attempts.put(server, self._attempt(wait_s, failures + 1))
+            raise
+        self._attempts.put(server, self._attempt(REFETCH_S, 0))
+
+    def _attempt(self, wait_s: float, failures: int) -> _Attempt:
+        return _Attempt(next_s=self._clock.monotonic_s() + wait_s, failures=failures)
+
+    async def _fetch(self, server: ServerName, key_id: KeyId, ts_ms: int) -> None:
+        failure: IsthmusError | None = None
+        answered = False
+        for notary in (None, *(name for name in self._notaries if name != server)):
+            try:
+                if notary is None:
+                    keys = await self._ask_directly(server)
+                else:
+                    keys = await self._ask_notary(notary, server, key_id, ts_ms)
+            except IsthmusError as exc:
+                self._count(notary, "failed")
+                log.info("keys not fetched", peer=server, notary=notary, reason=exc.reason)
+                failure = failure or exc
+                continue
+            self._count(notary, "ok")
+            answered = answered or notary is None or bool(keys)
+            await self._remember(keys)
+            if any(key.key_id == key_id and key.counts_at(ts_ms) for key in keys):
+                return
+        if not answered:
+            reason = failure.reason if failure is not None else "nobody has them"
+            raise Unavailable(f"no keys of {server}: {reason}") from failure
+
+    async def _remember(self, keys: Sequence[ServerKey]) -> None:
+        """Store what says more than what is there: a notary may answer from an old copy."""
+        fresh = []
+        for key in keys:
+            known = self._keys.get((key.server, key.key_id))
+            known = known or await self._store.find(key.server, key.key_id)
+            if known is None or _replaces(key, known):
+                fresh.append(key)
+        if fresh:
+            await self._store.put(fresh)
+            for key in fresh:
+                self._keys.put((key.server, key.key_id), key)
+
+    async def _ask_directly(self, server: ServerName) -> list[ServerKey]:
+        answer = await self._transport.request(
+            server,
+            "GET",
+            "/_matrix/key/v2/server",
+            endpoint="keys",
+            timeout_s=FETCH_TIMEOUT_S,
+            max_bytes=MAX_ANSWER_BYTES,
+            signed=False,
+        )
+        return read_server_keys(answer, server, now_ms=self._clock.now_ms())
+
+    async def _ask_notary(
+        self, notary: ServerName, server: ServerName, key_id: KeyId, ts_ms: int
+    ) -> list[ServerKey]:
+        """The notary's own keys come from itself; both signatures must be there."""
+        criteria = {"minimum_valid_until_ts": ts_ms}
+        answer = await self._transport.request(
+            notary,
+            "POST",
+            "/_matrix/key/v2/query",
+            endpoint="keys_query",
+            body={"server_keys": {server: {key_id: criteria}}},
+            timeout_s=FETCH_TIMEOUT_S,
+            max_bytes=MAX_ANSWER_BYTES,
+        )
+        entries = answer.get("server_keys") if isinstance(answer, dict) else None
+        if not isinstance(entries, list):
+            raise BadInput("a notary's answer without server_keys")
+        found: list[ServerKey] = []
+        for entry in entries[:MAX_KEYS]:
+            if not isinstance(entry, dict) or entry.get("server_name") != server:
+                continue
+            keys = read_server_keys(entry, server, now_ms=self._clock.now_ms())
+            if not await self._is_signed_by_notary(entry, notary):
+                raise BadInput(f"{notary} did not sign the keys it gave")
+            found.extend(keys)
+        return found
+
+    async def _is_signed_by_notary(self, entry: JsonObject, notary: ServerName) -> bool:
+        now_ms = self._clock.now_ms()
+        for key_id in list(signatures_of(entry, notary))[:5]:
+            known = await self._find(notary, key_id, now_ms)
+            if known is None:
+                keys = await self._ask_directly(notary)
+                await self._remember(keys)
+                known = await self._find(notary, key_id, now_ms)
+            if known is not None and check_json_signature(
+                entry, server=notary, key_id=key_id, verify_key=known.verify_key
+            ):
+                return True
+        return False
+
+    def _count(self, notary: ServerName | None, outcome: str) -> None:
+        metrics.KEY_FETCHES.labels("server" if notary is None else "notary", outcome).inc()
+
+
+def _replaces(new: ServerKey, known: ServerKey) -> bool:
+    """An expiry is final unless the key is published again; otherwise the longer validity wins."""
+    if new.verify_key != known.verify_key or known.expired_ms is not None:
+        return True
+    return new.expired_ms is not None or new.valid_until_ms >= known.valid_until_ms
+
+
+def read_server_keys(answer: Any, server: ServerName, *, now_ms: int) -> list[ServerKey]:
+    """The keys of a key document that the server itself signed. Raises `BadInput`.
+
+    The document must carry a valid signature by one of the keys it lists as current.
+    """
+    if not isinstance(answer, dict) or answer.get("server_name") != server:
+        raise BadInput(f"no key document of {server}")
+    check_canonical(answer)
+    valid_until = answer.get("valid_until_ts")
+    if not isinstance(valid_until, int) or isinstance(valid_until, bool):
+        raise BadInput("a key document without valid_until_ts")
+    current = dict(_listed(answer.get("verify_keys"), "verify_keys"))
+    if not any(
+        check_json_signature(answer, server=server, key_id=key_id, verify_key=str(entry["key"]))
+        for key_id, entry in current.items()
+    ):
+        raise BadInput(f"the key document of {server} is not signed by its keys")
+    believed_until = min(valid_until, now_ms + MAX_VALIDITY_MS)
+    keys = [
+        ServerKey(
+            server=server,
+            key_id=key_id,
+            verify_key=entry["key"],
+            valid_until_ms=believed_until,
+            fetched_ms=now_ms,
+        )
+        for key_id, entry in current.items()
+    ]
+    for key_id, entry in _listed(answer.get("old_verify_keys", {}), "old_verify_keys"):
+        expired = entry.get("expired_ts")
+        if not isinstance(expired, int) or isinstance(expired, bool):
+            raise BadInput("an old key without expired_ts")
+        if key_id not in current:
+            keys.append(
+                ServerKey(
+                    server=server,
+                    key_id=key_id,
+                    verify_key=entry["key"],
+                    valid_until_ms=believed_until,
+                    # An old key signs no requests: what expires in the future has expired now.
+                    expired_ms=min(expired, now_ms - 1),
+                    fetched_ms=now_ms,
+                )
+            )
+    return keys
+
+
+def _listed(value: object, name: str) -> Iterable[tuple[KeyId, dict[str, Any]]]:
+    """Key ID and entry of each key of our algorithm."""
+    if not isinstance(value, dict) or len(value) > MAX_KEYS:
+        raise BadInput(f"{name} is not an object of at most {MAX_KEYS} keys")
+    for key_id, entry in value.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("key"), str):
+            raise BadInput(f"{name} has an entry without a key")
+        if key_id.startswith(f"{ALGORITHM}:"):
+            yield KeyId(key_id), entry

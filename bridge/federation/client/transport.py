@@ -1,0 +1,200 @@
+"""One signed JSON request to a peer, and what its status means.
+
+A 4xx with an error code is final (`Refused`; `NotFound` for M_NOT_FOUND); 429, 5xx, and whatever
+keeps a Matrix answer from arriving is `Unavailable`. An unknown endpoint is `Refused` with
+M_UNRECOGNIZED, also where the peer did not say so in JSON.
+Spec: S2S, request authentication, unsupported endpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from bridge.clock import Clock
+from bridge.engine.canonical import JsonObject, encode_canonical
+from bridge.engine.keys import SigningKey
+from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
+from bridge.federation.client.discovery import Discovery, HttpOut
+from bridge.federation.xmatrix import sign_request
+from bridge.ids import ServerName
+from bridge.net.client import HttpRequest, HttpResponse
+from bridge.telemetry import metrics
+from bridge.telemetry.log import get_logger
+
+DEFAULT_TIMEOUT_S = 60.0
+DEFAULT_MAX_BYTES = 16 << 20
+MAX_RETRY_AFTER_S = 24 * 3600.0
+_MAX_REASON_CHARACTERS = 500
+
+log = get_logger("transport")
+
+
+def encode_path(*segments: str) -> str:
+    """`/`-joined and percent-encoded segment by segment; identifiers may contain anything."""
+    return "".join("/" + quote(segment, safe="") for segment in segments)
+
+
+class Transport:
+    """Errors of `request`: `Refused`, `NotFound`, `Unavailable`, `BadInput` (answer too large)."""
+
+    def __init__(
+        self,
+        *,
+        own_name: ServerName,
+        key: SigningKey,
+        client: HttpOut,
+        discovery: Discovery,
+        clock: Clock,
+    ) -> None:
+        self.own_name = own_name
+        self._key = key
+        self._client = client
+        self._discovery = discovery
+        self._clock = clock
+
+    async def request(
+        self,
+        peer: ServerName,
+        method: str,
+        path: str,
+        *,
+        endpoint: str,
+        query: Sequence[tuple[str, str]] = (),
+        body: JsonObject | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        signed: bool = True,
+    ) -> Any:
+        """The parsed JSON of a 200. `path` is encoded already; `endpoint` names it in metrics."""
+        started = self._clock.monotonic_s()
+        outcome = "cancelled"
+        try:
+            answer = await self._send(
+                peer,
+                method,
+                path,
+                query,
+                body,
+                timeout_s=timeout_s,
+                max_bytes=max_bytes,
+                signed=signed,
+            )
+            value = read_answer(answer, peer)
+            outcome = "ok"
+            return value
+        except IsthmusError as exc:
+            outcome = _outcome(exc)
+            log.debug(
+                "peer request failed",
+                peer=peer,
+                endpoint=endpoint,
+                outcome=outcome,
+                reason=exc.reason,
+            )
+            raise
+        finally:
+            metrics.PEER_REQUESTS.labels(endpoint, outcome).inc()
+            metrics.PEER_SECONDS.labels(endpoint).observe(self._clock.monotonic_s() - started)
+
+    async def _send(
+        self,
+        peer: ServerName,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        body: JsonObject | None,
+        *,
+        timeout_s: float,
+        max_bytes: int,
+        signed: bool,
+    ) -> HttpResponse:
+        if peer == self.own_name:
+            raise Refused("a federation request to ourselves", rule="own_server")
+        target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
+        location = await self._discovery.locate(peer)
+        headers = {"Host": location.host_header, "Accept": "application/json"}
+        if signed:
+            headers["Authorization"] = sign_request(
+                method=method,
+                target=target,
+                origin=self.own_name,
+                destination=peer,
+                content=body,
+                key=self._key,
+            ).header()
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            return await self._client.send(
+                HttpRequest(
+                    method=method,
+                    url=f"https://{location.host_header}{target}",
+                    headers=headers,
+                    body=None if body is None else encode_canonical(body),
+                    connect_to=location.endpoints,
+                    certificate_name=location.certificate_name,
+                    max_bytes=max_bytes,
+                    timeout_s=timeout_s,
+                )
+            )
+        except Unavailable:
+            self._discovery.forget(peer)
+            raise
+        except Refused as exc:
+            # The client refused an address, not the peer us: the name may point elsewhere later.
+            self._discovery.forget(peer)
+            raise Unavailable(f"{peer} cannot be reached: {exc.reason}") from exc
+
+
+def read_answer(answer: HttpResponse, peer: ServerName) -> Any:
+    """The JSON of a 200; everything else is an error of our tree."""
+    if answer.status == 200:
+        try:
+            return answer.json()
+        except BadInput as exc:
+            # Some proxy's page, not the server's answer: what was asked may not have happened.
+            raise Unavailable(f"{peer} answered without JSON") from exc
+    error = _error_object(answer)
+    reason = f"{peer}: {_text(error.get('error')) or f'status {answer.status}'}"
+    errcode = _text(error.get("errcode"))
+    if answer.status == 429 or not 400 <= answer.status < 500:
+        raise Unavailable(reason, errcode=errcode or None, retry_after_s=retry_after_s(answer))
+    if answer.status in (404, 405) and not errcode:
+        errcode = "M_UNRECOGNIZED"
+    if answer.status == 404 and errcode == "M_NOT_FOUND":
+        raise NotFound(reason)
+    raise Refused(reason, errcode=errcode or "M_UNKNOWN", rule="peer")
+
+
+def retry_after_s(answer: HttpResponse) -> float | None:
+    """From `retry_after_ms` in the error or the `Retry-After` header in seconds; bounded."""
+    told = _error_object(answer).get("retry_after_ms")
+    header = answer.headers.get("retry-after", "")
+    if isinstance(told, int | float) and not isinstance(told, bool) and math.isfinite(told):
+        seconds = told / 1000
+    elif header.isascii() and header.isdigit() and len(header) < 10:
+        seconds = float(header)
+    else:
+        return None
+    return max(0.0, min(seconds, MAX_RETRY_AFTER_S))
+
+
+def _error_object(answer: HttpResponse) -> dict[str, Any]:
+    try:
+        value = answer.json()
+    except BadInput:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str:
+    return value[:_MAX_REASON_CHARACTERS] if isinstance(value, str) else ""
+
+
+def _outcome(error: IsthmusError) -> str:
+    if isinstance(error, Unavailable):
+        return "unavailable"
+    return "bad_input" if isinstance(error, BadInput) else "refused"
