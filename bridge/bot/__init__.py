@@ -1,0 +1,1 @@
+"""The bot: one table of commands with many faces."""

@@ -1,0 +1,201 @@
+"""The settings: one YAML file, overridden by `ISTHMUS_...` environment variables.
+
+`ISTHMUS_SERVER_NAME=...`, nested ones with two underscores: `ISTHMUS_DATABASE__URL=...`. Adapters
+have settings of their own (`adapters/*/config.py`); here they are the untouched mapping under the
+adapter's name. Parts of the program get plain values by keyword, never this tree.
+`config.example.yaml` shows every setting with its default.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from bridge.errors import BadInput, Misconfigured
+from bridge.ids import parse_server_name
+
+Port = Annotated[int, Field(ge=0, lt=65536)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ListenerSettings(_Section):
+    """One port. With both files it speaks HTTPS, without them HTTP for a reverse proxy."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8448
+    certificate: Path | None = None
+    private_key: Path | None = None
+
+
+class HealthSettings(_Section):
+    """`/_isthmus/live`, `/_isthmus/ready` and, if wanted, `/_isthmus/metrics`, in plain HTTP."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8450
+    metrics: bool = False
+
+
+class DatabaseSettings(_Section):
+    url: str = ""
+    """`sqlite:///path` or `postgresql://...`; empty: a SQLite file in the data folder."""
+
+
+class RoomSettings(_Section):
+    versions: tuple[str, ...] = ("12", "11", "10")
+    """Versions of new rooms, most wanted first; the next is tried where one is refused."""
+    extensible_direct_chats: bool = True
+    """Direct chats with a server known to speak room version I.1 use it."""
+
+
+class FederationSettings(_Section):
+    certificate_authority: Path | None = None
+    """One more authority that may vouch for other Matrix servers, beside the system's."""
+    allowed_networks: tuple[str, ...] = ()
+    """Private networks that may be reached all the same, such as `127.0.0.0/8`."""
+    resolver: str | None = None
+    """Address of the DNS resolver (`192.0.2.53` or `192.0.2.53:5353`); none: the system's."""
+    notaries: tuple[str, ...] = ()
+    """Servers that may vouch for keys of servers that cannot be reached."""
+    request_timeout_s: Positive = 60
+    retry_max_s: Positive = 3600
+    """Longest pause between two attempts to reach a server that is down."""
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network)
+        return value
+
+
+class DeliverySettings(_Section):
+    give_up_after_s: Positive = 3 * 24 * 3600
+    """A message that could not become an event for so long is given up, its author told."""
+    waiting_notice_s: Positive = 60
+    """An author is told after so long that a message waits ..."""
+    waiting_again_s: Positive = 24 * 3600
+    """... and again after each of these."""
+    retry_max_s: Positive = 300
+    """Longest pause between two attempts."""
+    workers: Positive = 64
+    """Chats that are served at the same time, in each direction."""
+    keep_done_s: Positive = 30 * 24 * 3600
+    """How long finished rows are kept, so that doubles are recognised and bounces explained."""
+
+
+class LogSettings(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+class Settings(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ISTHMUS_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    server_name: str
+    """The Matrix name of this server: what stands behind the colon of its users."""
+    data_folder: Path
+    signing_key: Path = Path("signing.key")
+    """Relative to the data folder, as every path here that is not absolute."""
+    bot: str = "isthmus"
+    """Localpart of the bot on Matrix."""
+    listeners: tuple[ListenerSettings, ...] = (ListenerSettings(),)
+    health: HealthSettings = HealthSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    rooms: RoomSettings = RoomSettings()
+    federation: FederationSettings = FederationSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    log: LogSettings = LogSettings()
+    xmpp: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+    @field_validator("server_name")
+    @classmethod
+    def _server_name(cls, value: str) -> str:
+        try:
+            return parse_server_name(value)
+        except BadInput as exc:
+            raise ValueError(exc.reason) from exc
+
+    def path(self, value: Path) -> Path:
+        """A path of the settings, seen from the data folder."""
+        return value if value.is_absolute() else self.data_folder / value
+
+    @property
+    def database_url(self) -> str:
+        return self.database.url or f"sqlite:///{self.data_folder / 'isthmus.db'}"
+
+
+EXAMPLE_VALUES: Mapping[str, tuple[str, ...]] = {
+    "server_name": ("gw.example",),
+    "xmpp.domain": ("gw.example",),
+    "xmpp.secret": ("change-me",),
+}
+"""What stands in `config.example.yaml` and cannot be meant."""
+
+
+def load(path: Path) -> Settings:
+    """Reads the file; raises `Misconfigured`, naming the setting and what is wrong with it."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise Misconfigured(str(path), f"cannot be read: {exc.strerror}") from exc
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise Misconfigured(str(path), f"is not YAML: {exc}") from exc
+    if not isinstance(data, dict):
+        raise Misconfigured(str(path), "holds no settings")
+    folder = data.get("data_folder")
+    if isinstance(folder, str) and not Path(folder).is_absolute():
+        data["data_folder"] = str(path.resolve().parent / folder)
+    return read(data)
+
+
+def read(data: Mapping[str, Any]) -> Settings:
+    """Settings from a mapping (and the environment). Raises `Misconfigured`."""
+    try:
+        settings = Settings(**data)
+    except ValidationError as exc:
+        raise misconfigured(exc) from exc
+    refuse_example_values(settings)
+    return settings
+
+
+def misconfigured(exc: ValidationError, *, prefix: str = "") -> Misconfigured:
+    """The first complaint, with the dotted name of its setting."""
+    first = exc.errors()[0]
+    name = ".".join([*([prefix] if prefix else []), *(str(part) for part in first["loc"])])
+    return Misconfigured(name or "settings", str(first["msg"]))
+
+
+def refuse_example_values(settings: Settings) -> None:
+    """Raises `Misconfigured` for the first setting that still has its example value."""
+    tree = settings.model_dump()
+    for name, examples in EXAMPLE_VALUES.items():
+        value: Any = tree
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value in examples:
+            raise Misconfigured(name, f"still has the example value {value!r}: put in your own")
