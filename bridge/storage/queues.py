@@ -1,7 +1,7 @@
 """Durable queues: rows of `inbox` and `outbox`, worked off in order, lane by lane.
 
 A waiting item that must be retried holds its lane up (order per chat is kept); a parked or dropped
-one steps aside and the rest of the lane goes on. (Signatures; bodies follow.)
+one steps aside and the rest of the lane goes on.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Table
+import orjson
+from sqlalchemy import Row, Table, delete, func, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
+from bridge.errors import NotFound
 from bridge.ids import TraceId
 from bridge.storage import schema
 from bridge.storage.database import Transaction
@@ -23,6 +26,10 @@ class QueueTable:
 
     table: Table
     topic: str
+
+    @property
+    def id(self) -> ColumnElement[int]:
+        return self.table.c[f"{self.topic}_id"]
 
 
 INBOX = QueueTable(table=schema.inbox, topic="inbox")
@@ -57,6 +64,15 @@ class Due:
     next_ms: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """How much waits, since when, and how much is parked."""
+
+    waiting: int
+    oldest_ms: int | None
+    parked: int
+
+
 def put_inbox(
     tx: Transaction,
     *,
@@ -69,7 +85,8 @@ def put_inbox(
     now_ms: int,
 ) -> int | None:
     """The new row's ID, or None when (source, source_id) is already there. Wakes `inbox`."""
-    raise NotImplementedError
+    values = {"lane": lane, "adapter": adapter, "source": source, "source_id": source_id}
+    return _put(tx, INBOX, values, payload, trace_id, now_ms)
 
 
 def put_outbox(
@@ -83,47 +100,193 @@ def put_outbox(
     now_ms: int,
 ) -> int | None:
     """The new row's ID, or None when `cause` is already there. Wakes `outbox`."""
-    raise NotImplementedError
+    values = {"lane": lane, "adapter": adapter, "cause": cause}
+    return _put(tx, OUTBOX, values, payload, trace_id, now_ms)
+
+
+def _put(
+    tx: Transaction,
+    queue: QueueTable,
+    values: Mapping[str, Any],
+    payload: Mapping[str, Any],
+    trace_id: TraceId,
+    now_ms: int,
+) -> int | None:
+    found: int | None = tx.execute(
+        tx.dialect.insert_ignore(queue.table)
+        .values(
+            **values,
+            payload=orjson.dumps(payload).decode(),
+            status="waiting",
+            attempts=0,
+            next_attempt_ms=now_ms,
+            told_waiting=False,
+            trace_id=trace_id,
+            created_ms=now_ms,
+        )
+        .returning(queue.id)
+    ).scalar()
+    if found is not None:
+        tx.wake(queue.topic)
+    return found
 
 
 def get(tx: Transaction, queue: QueueTable, item_id: int) -> QueueItem:
     """Raises NotFound."""
-    raise NotImplementedError
+    row = tx.execute(select(queue.table).where(queue.id == item_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"no item {item_id} in {queue.topic}")
+    return _to_item(row)
 
 
 def lanes_due(tx: Transaction, queue: QueueTable, now_ms: int, limit: int) -> Due:
-    raise NotImplementedError
+    """Costs a few index look-ups per waiting lane, however long the lanes are."""
+    table = queue.table
+    waiting = table.c.status == "waiting"
+    lanes = select(func.min(table.c.lane).label("lane")).where(waiting).cte("lanes", recursive=True)
+    following = (
+        select(func.min(table.c.lane)).where(waiting, table.c.lane > lanes.c.lane).scalar_subquery()
+    )
+    lanes = lanes.union_all(select(following).where(lanes.c.lane.is_not(None)))
+    first = (
+        select(func.min(queue.id))
+        .where(waiting, table.c.lane == lanes.c.lane)
+        .scalar_subquery()
+        .correlate(lanes)
+    )
+    heads = select(first.label("id")).where(lanes.c.lane.is_not(None)).cte("heads")
+    joined = select(table.c.lane).join_from(heads, table, heads.c.id == queue.id)
+    due = tx.execute(
+        joined.where(table.c.next_attempt_ms <= now_ms).order_by(queue.id).limit(limit)
+    )
+    lane_names = list(due.scalars())
+    next_ms: int | None = tx.execute(
+        select(func.min(table.c.next_attempt_ms))
+        .join_from(heads, table, heads.c.id == queue.id)
+        .where(table.c.next_attempt_ms > now_ms)
+    ).scalar()
+    return Due(lanes=lane_names, next_ms=next_ms)
 
 
 def next_in_lane(tx: Transaction, queue: QueueTable, lane: str, now_ms: int) -> QueueItem | None:
     """The lane's first waiting item, if it is due."""
-    raise NotImplementedError
+    table = queue.table
+    row = tx.execute(
+        select(table)
+        .where(table.c.status == "waiting", table.c.lane == lane)
+        .order_by(queue.id)
+        .limit(1)
+    ).one_or_none()
+    if row is None or row.next_attempt_ms > now_ms:
+        return None
+    return _to_item(row)
 
 
 def done(tx: Transaction, queue: QueueTable, item_id: int) -> None:
-    raise NotImplementedError
+    _set(tx, queue, item_id, status="done", reason=None)
 
 
 def retry(
     tx: Transaction, queue: QueueTable, item_id: int, *, next_attempt_ms: int, reason: str
 ) -> None:
     """One attempt more is counted; the lane waits until `next_attempt_ms`."""
-    raise NotImplementedError
+    _set(
+        tx,
+        queue,
+        item_id,
+        attempts=queue.table.c.attempts + 1,
+        next_attempt_ms=next_attempt_ms,
+        reason=reason,
+    )
 
 
 def park(tx: Transaction, queue: QueueTable, item_id: int, *, reason: str) -> None:
-    raise NotImplementedError
+    """Set aside for the admin to see; the rest of the lane goes on."""
+    _set(tx, queue, item_id, status="parked", reason=reason)
 
 
 def drop(tx: Transaction, queue: QueueTable, item_id: int, *, reason: str) -> None:
-    raise NotImplementedError
+    _set(tx, queue, item_id, status="dropped", reason=reason)
 
 
 def requeue(tx: Transaction, queue: QueueTable, item_id: int, *, now_ms: int) -> None:
     """A parked item waits again, at its old place in the lane. Wakes the queue."""
-    raise NotImplementedError
+    _set(tx, queue, item_id, status="waiting", next_attempt_ms=now_ms)
+    tx.wake(queue.topic)
+
+
+def long_waiting(
+    tx: Transaction, queue: QueueTable, *, before_ms: int, limit: int
+) -> list[QueueItem]:
+    """Items made before `before_ms` that still wait, and whose author has not been told so."""
+    table = queue.table
+    rows = tx.execute(
+        select(table)
+        .where(
+            table.c.status == "waiting",
+            table.c.told_waiting.is_(False),
+            table.c.created_ms <= before_ms,
+        )
+        .order_by(queue.id)
+        .limit(limit)
+    )
+    return [_to_item(row) for row in rows]
+
+
+def told_waiting(tx: Transaction, queue: QueueTable, item_id: int) -> None:
+    _set(tx, queue, item_id, told_waiting=True)
+
+
+def backlog(tx: Transaction, queue: QueueTable) -> Backlog:
+    table = queue.table
+    waiting = tx.execute(
+        select(func.count().label("many"), func.min(table.c.created_ms).label("oldest_ms")).where(
+            table.c.status == "waiting"
+        )
+    ).one()
+    parked = tx.execute(select(func.count()).where(table.c.status == "parked")).scalar_one()
+    return Backlog(waiting=waiting.many, oldest_ms=waiting.oldest_ms, parked=parked)
+
+
+def parked(tx: Transaction, queue: QueueTable, limit: int) -> list[QueueItem]:
+    """The newest parked items first."""
+    table = queue.table
+    rows = tx.execute(
+        select(table).where(table.c.status == "parked").order_by(queue.id.desc()).limit(limit)
+    )
+    return [_to_item(row) for row in rows]
 
 
 def prune(tx: Transaction, queue: QueueTable, *, before_ms: int, limit: int) -> int:
     """Forget done and dropped items made before `before_ms`; returns how many."""
-    raise NotImplementedError
+    table = queue.table
+    old = (
+        select(queue.id)
+        .where(table.c.status.in_(("done", "dropped")), table.c.created_ms < before_ms)
+        .limit(limit)
+    )
+    return tx.execute(delete(table).where(queue.id.in_(old))).rowcount
+
+
+def _set(tx: Transaction, queue: QueueTable, item_id: int, **values: Any) -> None:
+    changed = tx.execute(update(queue.table).where(queue.id == item_id).values(**values))
+    if changed.rowcount == 0:
+        raise NotFound(f"no item {item_id} in {queue.topic}")
+
+
+def _to_item(row: Row[Any]) -> QueueItem:
+    fields = row._mapping
+    return QueueItem(
+        id=row[0],
+        lane=fields["lane"],
+        adapter=fields["adapter"],
+        source=fields.get("source", ""),
+        cause=fields["source_id"] if "source_id" in fields else fields["cause"],
+        payload=orjson.loads(fields["payload"]),
+        status=fields["status"],
+        attempts=fields["attempts"],
+        next_attempt_ms=fields["next_attempt_ms"],
+        reason=fields["reason"],
+        trace_id=TraceId(fields["trace_id"]),
+        created_ms=fields["created_ms"],
+    )

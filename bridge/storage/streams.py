@@ -1,7 +1,7 @@
 """Positions: everything that is read "since" a position goes through `read_since`.
 
-Tables named `stream_...` have a column `position`. DESIGN of the house: a reader never passes a
-position below which a transaction may still commit. (Signatures; bodies follow.)
+Tables named `stream_...` have a column `position`. A reader never passes a position below which a
+transaction may still commit; how that is known, `dialect.py` tells.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table
+from sqlalchemy import ColumnElement, Table, insert, select, update
 
 from bridge.storage.database import Transaction
+from bridge.storage.schema import cursors
 
 
 def append(tx: Transaction, table: Table, values: Mapping[str, Any]) -> int:
     """Add a row (all columns but `position`); returns its position and wakes topic `table.name`."""
-    raise NotImplementedError
+    tx.hold_positions(table)
+    tx.wake(table.name)
+    row = tx.execute(insert(table).values(**values).returning(table.c.position))
+    return int(row.scalar_one())
 
 
 def read_since(
@@ -30,19 +34,34 @@ def read_since(
 
     On PostgreSQL rows of the running transaction itself are not among them.
     """
-    raise NotImplementedError
+    settled = tx.settled_position(table)
+    if settled <= after:
+        return []
+    statement = select(table).where(table.c.position > after, table.c.position <= settled)
+    if where is not None:
+        statement = statement.where(where)
+    rows = tx.execute(statement.order_by(table.c.position).limit(limit))
+    return [dict(row) for row in rows.mappings()]
 
 
 def head(tx: Transaction, table: Table) -> int:
     """The newest settled position (0: nothing yet): where a new reader starts."""
-    raise NotImplementedError
+    return tx.settled_position(table)
 
 
 def cursor(tx: Transaction, name: str) -> int:
     """How far the durable reader `name` has come; 0 when it has never read."""
-    raise NotImplementedError
+    found: int | None = tx.execute(
+        select(cursors.c.position).where(cursors.c.name == name)
+    ).scalar()
+    return found or 0
 
 
 def advance(tx: Transaction, name: str, position: int) -> None:
     """Move the cursor forward; a position behind it changes nothing."""
-    raise NotImplementedError
+    tx.execute(tx.dialect.insert_ignore(cursors).values(name=name, position=position))
+    tx.execute(
+        update(cursors)
+        .where(cursors.c.name == name, cursors.c.position < position)
+        .values(position=position)
+    )
