@@ -75,4 +75,4 @@ def test_the_command_starts_from_an_unpacked_wheel(wheel: Path, tmp_path: Path) 
         timeout=60,
     )
     assert answered.returncode == 0, answered.stderr
-    assert answered.stdout.strip() == str(tmp_path / "lib" / "bridge" / "cli.py")
+    assert Path(answered.stdout.strip()).is_relative_to(tmp_path / "lib" / "bridge")
