@@ -1,0 +1,497 @@
+"""The append: events enter a room's graph, its state and the arrival order in one commit.
+
+1. A `Plan` starts from the room's head, read without a lock, and grows in memory: each event's
+   state before, the new forward extremities and current state, memberships, redactions.
+2. The commit compares the room's position and raises `Conflict` if it moved: whoever planned plans
+   again (a local event is built and signed again).
+3. Events, edges, extremities, snapshots, memberships, redactions, stream positions, acceptances,
+   and the answer to whoever asked for it are that one commit; then readers are woken.
+
+One owner per room in this process: plan and commit under `locked(room_id)`. The position guards
+against other processes. DESIGN of the house: Append. Spec: S2S, PDUs; soft failure; rejection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from bridge.clock import Clock
+from bridge.engine.pdu import Pdu
+from bridge.engine.power import PowerLevels
+from bridge.engine.redaction import may_apply_redaction
+from bridge.engine.state import CREATE, MEMBER, POWER_LEVELS
+from bridge.engine.versions import RoomVersion
+from bridge.errors import BadInput, Conflict, Unavailable
+from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, parse_user_id, server_of
+from bridge.rooms.load import (
+    EMPTY,
+    KnownEvent,
+    Room,
+    RoomStates,
+    Snapshot,
+    settle_snapshots,
+    store_snapshot,
+)
+from bridge.storage import events as event_rows
+from bridge.storage import inbound, invites, streams
+from bridge.storage import rooms as room_rows
+from bridge.storage.database import Database, Transaction
+from bridge.storage.schema import stream_acceptances, stream_events
+
+MAX_ATTEMPTS = 8
+"""How often one append is planned anew because the room moved on."""
+MAX_LATE_REDACTIONS = 50
+"""Redactions looked through for an event that came after its redaction."""
+EVENTS_TOPIC = "events"
+FEDERATION_TOPIC = "federation"
+LOCK_TIMEOUT_S = 120.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addition:
+    """One event of a plan."""
+
+    pdu: Pdu
+    verdict: str
+    rule: str | None
+    before: Snapshot
+    outgoing: bool
+    streamed: bool
+    promoted: bool
+    """It was known as an outlier."""
+    trace_id: TraceId
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """What one commit will write. `room` is the head as it will be."""
+
+    base: Room | None
+    """None: the room is new to us."""
+    room: Room
+    expected: int | None
+    """The stored position; None: there is no row."""
+    additions: list[Addition] = field(default_factory=list)
+    outliers: list[tuple[KnownEvent, TraceId]] = field(default_factory=list)
+    fresh: dict[EventId, KnownEvent] = field(default_factory=dict)
+    afters: dict[EventId, Snapshot] = field(default_factory=dict)
+    members: dict[UserId, room_rows.MemberRow | None] = field(default_factory=dict)
+    """What changed in the current state; None: no member event any more."""
+    replaces_members: bool = False
+    redactions: list[tuple[KnownEvent, EventId]] = field(default_factory=list)
+    also: list[Callable[[Transaction], None]] = field(default_factory=list)
+    """Rows that belong into the same commit."""
+
+
+class Repeated(Exception):
+    """The transaction ID was used before: this is what it did then."""
+
+    def __init__(self, room_id: RoomId, event_id: EventId | None) -> None:
+        super().__init__(room_id, event_id)
+        self.room_id = room_id
+        self.event_id = event_id
+
+
+class Appender:
+    """Plans and commits."""
+
+    def __init__(
+        self, *, server_name: ServerName, database: Database, states: RoomStates, clock: Clock
+    ) -> None:
+        self._server_name = server_name
+        self._database = database
+        self._states = states
+        self._clock = clock
+        self._locks: dict[RoomId, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def locked(self, room_id: RoomId) -> AsyncIterator[None]:
+        """The room's lane. Never wait for a peer inside it."""
+        lock, users = self._locks.get(room_id, (asyncio.Lock(), 0))
+        self._locks[room_id] = (lock, users + 1)
+        try:
+            async with asyncio.timeout(LOCK_TIMEOUT_S):
+                await lock.acquire()
+            try:
+                yield
+            finally:
+                lock.release()
+        except TimeoutError as exc:
+            raise Unavailable(f"room {room_id} is busy") from exc
+        finally:
+            lock, users = self._locks[room_id]
+            if users == 1:
+                del self._locks[room_id]
+            else:
+                self._locks[room_id] = (lock, users - 1)
+
+    async def until_unmoved(self, room_id: RoomId, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Run `attempt` in the room's lane, again whenever the room moved under it."""
+        async with self.locked(room_id):
+            for _ in range(MAX_ATTEMPTS):
+                try:
+                    return await attempt()
+                except Conflict:
+                    self._states.forget_room(room_id)
+        raise Unavailable(f"room {room_id} moves too fast")
+
+    # --- planning ---------------------------------------------------------------------------
+
+    def plan(self, room: Room) -> Plan:
+        return Plan(base=room, room=room, expected=room.position)
+
+    def plan_new(self, room_id: RoomId, version: RoomVersion) -> Plan:
+        """A room that has no row yet."""
+        room = Room(
+            room_id=room_id,
+            version=version,
+            position=0,
+            joined=True,
+            snapshot=Snapshot(EMPTY),
+            extremities={},
+        )
+        return Plan(base=None, room=room, expected=None)
+
+    async def add(
+        self,
+        plan: Plan,
+        pdu: Pdu,
+        *,
+        before: Snapshot,
+        trace_id: TraceId,
+        verdict: str = event_rows.ACCEPTED,
+        rule: str | None = None,
+        outgoing: bool = False,
+        historic: bool = False,
+        promoted: bool = False,
+    ) -> None:
+        """Plan one event. `historic`: something after it is known already, so that it changes
+        neither the extremities nor the current state, and is not shown as new."""
+        accepted = verdict == event_rows.ACCEPTED
+        addition = Addition(
+            pdu=pdu,
+            verdict=verdict,
+            rule=rule,
+            before=before,
+            outgoing=outgoing,
+            streamed=accepted and not historic,
+            promoted=promoted,
+            trace_id=trace_id,
+        )
+        plan.additions.append(addition)
+        plan.fresh[pdu.event_id] = KnownEvent(
+            pdu=Pdu.trusted(
+                pdu.json, pdu.version, pdu.event_id, rejected=verdict == event_rows.REJECTED
+            ),
+            verdict=verdict,
+            outlier=False,
+            snapshot_before=None,
+        )
+        after = before if verdict == event_rows.REJECTED else before.with_event(pdu)
+        if after.is_same(plan.room.snapshot):
+            after = plan.room.snapshot
+        plan.afters[pdu.event_id] = after
+        if not accepted:
+            return
+        if not historic:
+            await self._move_head(plan, pdu, after)
+        await self._plan_redactions(plan, pdu)
+
+    async def _move_head(self, plan: Plan, pdu: Pdu, after: Snapshot) -> None:
+        prev = set(pdu.prev_events)
+        kept = {key: depth for key, depth in plan.room.extremities.items() if key not in prev}
+        old = plan.room.snapshot
+        if kept:
+            ids = sorted([*kept, pdu.event_id])
+            new = await self._states.merged(ids, plan.room.version, plan.afters, plan.fresh)
+            if new is not old and new.state == old.state:
+                new = old
+        else:
+            new = after
+        plan.room = replace(plan.room, snapshot=new, extremities={**kept, pdu.event_id: pdu.depth})
+        await self.plan_members(plan, old, new)
+
+    async def plan_members(self, plan: Plan, old: Snapshot, new: Snapshot) -> None:
+        """Note which member events the current state exchanges."""
+        if new is old:
+            return
+        if new.parent is old:
+            changed = [(kind, key, event) for kind, key, event in new.delta if kind == MEMBER]
+        else:
+            changed = [
+                (kind, key, event)
+                for (kind, key), event in new.state.items()
+                if kind == MEMBER and old.state.get((kind, key)) != event
+            ]
+            changed += [
+                (kind, key, None)
+                for kind, key in old.state
+                if kind == MEMBER and (kind, key) not in new.state
+            ]
+        wanted = [event for _, _, event in changed if event is not None]
+        found = await self._states.events(wanted, plan.fresh)
+        for _, key, event_id in changed:
+            try:
+                user_id = parse_user_id(key)
+            except BadInput:
+                continue
+            known = None if event_id is None else found.get(event_id)
+            plan.members[user_id] = None if known is None else member_row(known.pdu)
+
+    async def _plan_redactions(self, plan: Plan, pdu: Pdu) -> None:
+        """Both orders: the redaction of a known event, an event whose redaction is known."""
+        pairs: list[tuple[Pdu, KnownEvent]] = []
+        if pdu.redacts is not None:
+            target = (await self._states.events([pdu.redacts], plan.fresh)).get(pdu.redacts)
+            if target is not None:
+                pairs.append((pdu, target))
+        depths = plan.base.extremities.values() if plan.base is not None else ()
+        if pdu.depth <= max(depths, default=0) and pdu.sender_server != self._server_name:
+            rows = await self._database.read(
+                lambda tx: event_rows.find_redactions(
+                    tx, pdu.room_id, min_depth=pdu.depth, limit=MAX_LATE_REDACTIONS
+                )
+            )
+            found = await self._states.events([row.event_id for row in rows], plan.fresh)
+            pairs += [
+                (known.pdu, plan.fresh[pdu.event_id])
+                for known in found.values()
+                if known.pdu.redacts == pdu.event_id
+            ]
+        for redaction, target in pairs:
+            if target.redacted or target.verdict != event_rows.ACCEPTED:
+                continue
+            power = await self._power(plan)
+            if may_apply_redaction(redaction, target.pdu, power):
+                plan.redactions.append((target, redaction.event_id))
+
+    async def _power(self, plan: Plan) -> PowerLevels:
+        found = await self._states.pick(plan.room.state, (POWER_LEVELS, CREATE), plan.fresh)
+        return PowerLevels.of(found.get(POWER_LEVELS), found.get(CREATE))
+
+    # --- committing -------------------------------------------------------------------------
+
+    async def commit(
+        self,
+        plan: Plan,
+        *,
+        transaction_id: str | None = None,
+        answers: EventId | None = None,
+        accepted_by: Iterable[tuple[EventId, ServerName]] = (),
+        outcomes: Sequence[tuple[EventId, str]] = (),
+    ) -> None:
+        """Write the plan. Raises `Conflict`, or `Repeated` when the transaction ID was used.
+
+        `answers`: the event that the transaction ID stands for. `outcomes`: rows of the inbound
+        queue that are worked off with it.
+        """
+        now_ms = self._clock.now_ms()
+        accepted_by = list(accepted_by)
+
+        def unit(tx: Transaction) -> tuple[dict[Snapshot, tuple[int, int]], bool]:
+            if transaction_id is not None:
+                there = event_rows.find_local_transaction(tx, transaction_id)
+                if there is not None:
+                    raise Repeated(*there)
+            stored: dict[Snapshot, tuple[int, int]] = {}
+            joined = self._write_room(tx, plan, stored, now_ms)
+            if transaction_id is not None:
+                event_rows.insert_local_transaction(
+                    tx,
+                    transaction_id,
+                    room_id=plan.room.room_id,
+                    event_id=answers,
+                    at_ms=now_ms,
+                )
+            for event_id, server in accepted_by:
+                streams.append(
+                    tx,
+                    stream_acceptances,
+                    {
+                        "event_id": event_id,
+                        "room_id": plan.room.room_id,
+                        "server": server,
+                        "error": None,
+                    },
+                )
+            for event_id, outcome in outcomes:
+                inbound.finish(tx, event_id, outcome)
+            for write in plan.also:
+                write(tx)
+            if any(one.streamed for one in plan.additions) or accepted_by:
+                tx.wake(EVENTS_TOPIC)
+            if any(one.outgoing for one in plan.additions):
+                tx.wake(FEDERATION_TOPIC)
+            return stored, joined
+
+        stored, joined = await self._database.write(unit)
+        self._settle(plan, stored, joined)
+
+    def _write_room(
+        self,
+        tx: Transaction,
+        plan: Plan,
+        stored: dict[Snapshot, tuple[int, int]],
+        now_ms: int,
+    ) -> bool:
+        """Returns whether we are in the room afterwards."""
+        room, base = plan.room, plan.base
+        self._lock_room(tx, plan)
+        if plan.outliers:
+            event_rows.insert_outliers(
+                tx,
+                (
+                    event_row(known, None, trace_id=trace_id, rule=None, now_ms=now_ms)
+                    for known, trace_id in plan.outliers
+                ),
+            )
+        for one in plan.additions:
+            self._write_event(tx, plan, one, stored, now_ms)
+        gone = set() if base is None else base.extremities.keys() - room.extremities.keys()
+        new = room.extremities.keys() - (set() if base is None else base.extremities.keys())
+        room_rows.change_extremities(tx, room.room_id, gone=gone, new=new)
+        self._write_redactions(tx, plan)
+        if plan.replaces_members:
+            room_rows.clear_members(tx, room.room_id)
+        joined = room.joined
+        if plan.members:
+            room_rows.set_members(
+                tx,
+                room.room_id,
+                changed=[row for row in plan.members.values() if row is not None],
+                gone=[user for user, row in plan.members.items() if row is None],
+            )
+            if any(server_of(user) == self._server_name for user in plan.members):
+                count = room_rows.count_joined(tx, room.room_id, self._server_name)
+                joined = count > 0
+        if base is None or room.snapshot is not base.snapshot or joined != base.joined:
+            room_rows.set_state(
+                tx,
+                room.room_id,
+                snapshot_id=store_snapshot(tx, room.room_id, room.snapshot, stored),
+                joined=joined,
+            )
+        return joined
+
+    def _lock_room(self, tx: Transaction, plan: Plan) -> None:
+        if plan.expected is not None:
+            room_rows.advance(tx, plan.room.room_id, expected=plan.expected)
+            return
+        if room_rows.find(tx, plan.room.room_id) is not None:
+            raise Conflict(f"room {plan.room.room_id} appeared")
+        room_rows.insert_room(
+            tx,
+            room_rows.RoomRow(
+                room_id=plan.room.room_id,
+                version=plan.room.version.id,
+                position=1,
+                snapshot_id=None,
+                joined=True,
+            ),
+        )
+
+    def _write_event(
+        self,
+        tx: Transaction,
+        plan: Plan,
+        one: Addition,
+        stored: dict[Snapshot, tuple[int, int]],
+        now_ms: int,
+    ) -> None:
+        before = store_snapshot(tx, plan.room.room_id, one.before, stored)
+        known = plan.fresh[one.pdu.event_id]
+        row = event_row(known, before, trace_id=one.trace_id, rule=one.rule, now_ms=now_ms)
+        if one.promoted:
+            event_rows.promote_outlier(tx, row, one.pdu.prev_events)
+        else:
+            event_rows.insert_event(tx, row, one.pdu.prev_events)
+        if one.streamed:
+            streams.append(
+                tx,
+                stream_events,
+                {
+                    "room_id": plan.room.room_id,
+                    "event_id": one.pdu.event_id,
+                    "outgoing": one.outgoing,
+                },
+            )
+
+    def _write_redactions(self, tx: Transaction, plan: Plan) -> None:
+        for target, by in plan.redactions:
+            event_rows.set_redacted(
+                tx,
+                target.pdu.event_id,
+                by=by,
+                json=target.pdu.redacted().canonical().decode(),
+            )
+
+    def _settle(self, plan: Plan, stored: dict[Snapshot, tuple[int, int]], joined: bool) -> None:
+        """The commit stands: let the caches know."""
+        settle_snapshots(stored)
+        self._states.keep_snapshots(stored)
+        for one in plan.additions:
+            known = plan.fresh[one.pdu.event_id]
+            self._states.keep_event(replace(known, snapshot_before=one.before.row_id))
+            self._states.keep_after(one.pdu.event_id, plan.afters[one.pdu.event_id])
+        for target, _ in plan.redactions:
+            self._states.forget_event(target.pdu.event_id)
+        self._states.keep_room(
+            replace(
+                plan.room,
+                position=1 if plan.expected is None else plan.expected + 1,
+                joined=joined,
+            )
+        )
+
+
+def member_row(pdu: Pdu) -> room_rows.MemberRow | None:
+    """None for a member event without a membership (never accepted by the rules)."""
+    membership, user = pdu.membership, pdu.state_key
+    if membership is None or user is None:
+        return None
+    user_id = UserId(user)
+    return room_rows.MemberRow(
+        user_id=user_id,
+        server=server_of(user_id),
+        membership=membership,
+        event_id=pdu.event_id,
+    )
+
+
+def event_row(
+    known: KnownEvent,
+    snapshot_before: int | None,
+    *,
+    trace_id: TraceId,
+    rule: str | None,
+    now_ms: int,
+) -> event_rows.EventRow:
+    pdu = known.pdu
+    return event_rows.EventRow(
+        event_id=pdu.event_id,
+        room_id=pdu.room_id,
+        type=pdu.type,
+        state_key=pdu.state_key,
+        sender=pdu.sender,
+        depth=pdu.depth,
+        origin_server_ts=pdu.origin_server_ts,
+        json=pdu.canonical().decode(),
+        verdict=known.verdict,
+        rule=rule,
+        outlier=known.outlier,
+        snapshot_before=snapshot_before,
+        redacted_by=None,
+        received_ms=now_ms,
+        trace_id=trace_id,
+    )
+
+
+def forget_invites(room_id: RoomId) -> Callable[[Transaction], None]:
+    """We are in the room now: what came with invites from outside is spent."""
+    return lambda tx: invites.remove_all(tx, room_id)

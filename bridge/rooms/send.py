@@ -1,0 +1,143 @@
+"""Events of our own users: built on the forward extremities, checked, signed, appended.
+
+A transaction ID makes sending twice sending once: it is a row of the same commit.
+Spec: S2S, PDUs; I.1, 3.6 (types that extensible rooms do not take).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bridge.clock import Clock
+from bridge.engine.auth import check_auth
+from bridge.engine.build import Draft, PrevEvent, build_pdu
+from bridge.engine.keys import SigningKey
+from bridge.engine.pdu import Pdu
+from bridge.errors import NotFound, Refused
+from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
+from bridge.rooms.append import Appender, Plan, Repeated
+from bridge.rooms.load import Room, RoomStates, Snapshot, choose_auth_events
+from bridge.storage import events as event_rows
+from bridge.storage.database import Database
+
+MAX_PREV_EVENTS = 10
+"""Extremities that one event of ours joins. The room versions allow 20."""
+NOT_EXTENSIBLE = frozenset({"m.room.message", "m.sticker", "m.room.message.feedback"})
+
+
+class Sender:
+    """Sends for users of this server."""
+
+    def __init__(
+        self,
+        *,
+        server_name: ServerName,
+        key: SigningKey,
+        database: Database,
+        states: RoomStates,
+        appender: Appender,
+        clock: Clock,
+    ) -> None:
+        self._server_name = server_name
+        self._key = key
+        self._database = database
+        self._states = states
+        self._appender = appender
+        self._clock = clock
+
+    async def send(
+        self,
+        *,
+        room_id: RoomId,
+        sender: UserId,
+        type: str,
+        content: Mapping[str, Any],
+        trace_id: TraceId,
+        transaction_id: str | None = None,
+        state_key: str | None = None,
+        redacts: EventId | None = None,
+    ) -> EventId:
+        """Returns when the event is committed. Raises `Refused`, `NotFound`, `Unavailable`."""
+        if server_of(sender) != self._server_name:
+            raise Refused(f"{sender} is no user of ours", rule="sender")
+        draft = Draft(
+            room_id=room_id,
+            type=type,
+            sender=sender,
+            content=content,
+            state_key=state_key,
+            redacts=redacts,
+        )
+
+        async def attempt() -> EventId:
+            room = await self._states.joined_room(room_id)
+            plan = self._appender.plan(room)
+            pdu = await self.add(plan, draft, trace_id=trace_id)
+            await self._appender.commit(plan, transaction_id=transaction_id, answers=pdu.event_id)
+            return pdu.event_id
+
+        try:
+            return await self._appender.until_unmoved(room_id, attempt)
+        except Repeated as before:
+            if before.event_id is None:
+                raise Refused(f"{transaction_id} stood for a room", rule="transaction") from before
+            return before.event_id
+        except (NotFound, Refused):
+            # The first try may have changed what allows it (a leave): it still counts.
+            done = await self.find_sent(transaction_id)
+            if done is not None:
+                return done
+            raise
+
+    async def find_sent(self, transaction_id: str | None) -> EventId | None:
+        """What this transaction ID did."""
+        if transaction_id is None:
+            return None
+        wanted = transaction_id
+        there = await self._database.read(lambda tx: event_rows.find_local_transaction(tx, wanted))
+        return None if there is None else there[1]
+
+    async def add(self, plan: Plan, draft: Draft, *, trace_id: TraceId) -> Pdu:
+        """Build, check and plan an event of ours. Raises `Refused` with the rule."""
+        pdu, before = await self.build(plan.room, draft, plan)
+        await self._appender.add(plan, pdu, before=before, trace_id=trace_id, outgoing=True)
+        return pdu
+
+    async def build(
+        self, room: Room, draft: Draft, plan: Plan | None = None
+    ) -> tuple[Pdu, Snapshot]:
+        """A signed event on top of the room, allowed by the state before it, and that state."""
+        if room.version.extensible_events and draft.type in NOT_EXTENSIBLE:
+            raise Refused(
+                f"{draft.type} is not sent into rooms with extensible events", rule="extensible"
+            )
+        fresh = None if plan is None else plan.fresh
+        extremities = sorted(room.extremities.items(), key=lambda item: (-item[1], item[0]))
+        before = room.snapshot
+        if len(extremities) > MAX_PREV_EVENTS:
+            extremities = extremities[:MAX_PREV_EVENTS]
+            before = await self._states.merged(
+                [event_id for event_id, _ in extremities],
+                room.version,
+                None if plan is None else plan.afters,
+                fresh,
+            )
+        pdu = build_pdu(
+            draft,
+            prev_events=[PrevEvent(event_id=key, depth=depth) for key, depth in extremities],
+            auth_events=choose_auth_events(
+                before.state,
+                event_type=draft.type,
+                sender=draft.sender,
+                state_key=draft.state_key,
+                content=draft.content,
+                version=room.version,
+            ),
+            version=room.version,
+            key=self._key,
+            server=self._server_name,
+            origin_server_ts=self._clock.now_ms(),
+        )
+        check_auth(pdu, await self._states.auth_state(before.state, pdu, fresh))
+        return pdu, before

@@ -1,0 +1,269 @@
+"""Events, the edges of the graph, the arrival order, and the IDs of local transactions.
+
+`json` is the canonical text that was hashed; an applied redaction replaces it by the redacted
+copy, which has the same event ID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, Select, delete, func, insert, select, update
+
+from bridge.ids import EventId, RoomId, TraceId, UserId
+from bridge.storage.database import Transaction
+from bridge.storage.schema import event_edges, events, local_transactions, stream_events
+
+ACCEPTED = "accepted"
+SOFT_FAILED = "soft_failed"
+REJECTED = "rejected"
+_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    event_id: EventId
+    room_id: RoomId
+    type: str
+    state_key: str | None
+    sender: UserId
+    depth: int
+    origin_server_ts: int
+    json: str
+    verdict: str
+    rule: str | None
+    outlier: bool
+    snapshot_before: int | None
+    redacted_by: EventId | None
+    received_ms: int
+    trace_id: TraceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamedEvent:
+    """An event with its place in the arrival order and, if we sent it, the ID it was sent under."""
+
+    position: int
+    outgoing: bool
+    transaction_id: str | None
+    event: EventRow
+
+
+def insert_event(tx: Transaction, row: EventRow, prev_events: Sequence[EventId]) -> None:
+    """A new event; one that was known as an outlier gets its place in the graph."""
+    tx.execute(insert(events).values(**_values(row)))
+    _insert_edges(tx, row.event_id, prev_events)
+
+
+def promote_outlier(tx: Transaction, row: EventRow, prev_events: Sequence[EventId]) -> None:
+    tx.execute(update(events).where(events.c.event_id == row.event_id).values(**_values(row)))
+    tx.execute(delete(event_edges).where(event_edges.c.event_id == row.event_id))
+    _insert_edges(tx, row.event_id, prev_events)
+
+
+def insert_outliers(tx: Transaction, rows: Iterable[EventRow]) -> None:
+    """Those that are not known yet."""
+    wanted = {row.event_id: row for row in rows}
+    known = find_known(tx, wanted)
+    fresh = [_values(row) for event_id, row in wanted.items() if event_id not in known]
+    for start in range(0, len(fresh), _CHUNK):
+        tx.execute(insert(events), fresh[start : start + _CHUNK])
+
+
+def find(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, EventRow]:
+    wanted = list(event_ids)
+    found: dict[EventId, EventRow] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        query = select(events).where(events.c.event_id.in_(wanted[start : start + _CHUNK]))
+        for row in tx.execute(query):
+            found[EventId(row.event_id)] = _event(row)
+    return found
+
+
+def find_known(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, bool]:
+    """Which of them we have, and whether each is an outlier."""
+    wanted = list(event_ids)
+    found: dict[EventId, bool] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        query = select(events.c.event_id, events.c.outlier).where(
+            events.c.event_id.in_(wanted[start : start + _CHUNK])
+        )
+        found.update((EventId(row.event_id), row.outlier) for row in tx.execute(query))
+    return found
+
+
+def has_children(tx: Transaction, event_id: EventId) -> bool:
+    """Whether an event that we have names it as a previous event."""
+    query = select(event_edges.c.event_id).where(event_edges.c.prev_event_id == event_id).limit(1)
+    return tx.execute(query).first() is not None
+
+
+def previous(tx: Transaction, event_ids: Collection[EventId]) -> list[EventId]:
+    """All previous events of these, without order."""
+    query = select(event_edges.c.prev_event_id).where(event_edges.c.event_id.in_(sorted(event_ids)))
+    return [EventId(row.prev_event_id) for row in tx.execute(query)]
+
+
+def lowest_depth(tx: Transaction, room_id: RoomId) -> int:
+    """Of the events inside the graph, as far as we have it; 0 for none."""
+    query = select(func.min(events.c.depth)).where(
+        events.c.room_id == room_id, events.c.outlier.is_(False)
+    )
+    return tx.execute(query).scalar_one() or 0
+
+
+def find_redactions(
+    tx: Transaction, room_id: RoomId, *, min_depth: int, limit: int
+) -> list[EventRow]:
+    """Accepted redactions at or above a depth, newest first."""
+    query = (
+        select(events)
+        .where(
+            events.c.room_id == room_id,
+            events.c.depth >= min_depth,
+            events.c.type == "m.room.redaction",
+            events.c.verdict == ACCEPTED,
+        )
+        .order_by(events.c.depth.desc())
+        .limit(limit)
+    )
+    return [_event(row) for row in tx.execute(query)]
+
+
+def set_redacted(tx: Transaction, event_id: EventId, *, by: EventId, json: str) -> None:
+    tx.execute(
+        update(events).where(events.c.event_id == event_id).values(redacted_by=by, json=json)
+    )
+
+
+# --- arrival order --------------------------------------------------------------------------
+
+
+def streamed(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, StreamedEvent]:
+    found: dict[EventId, StreamedEvent] = {}
+    wanted = list(event_ids)
+    for start in range(0, len(wanted), _CHUNK):
+        query = _streamed().where(stream_events.c.event_id.in_(wanted[start : start + _CHUNK]))
+        for row in tx.execute(query):
+            found[EventId(row.event_id)] = _to_streamed(row)
+    return found
+
+
+def timeline(
+    tx: Transaction, room_id: RoomId, *, limit: int, before: int | None
+) -> list[StreamedEvent]:
+    """The newest events up to position `before` (inclusive), oldest first."""
+    query = _streamed().where(stream_events.c.room_id == room_id)
+    if before is not None:
+        query = query.where(stream_events.c.position <= before)
+    rows = tx.execute(query.order_by(stream_events.c.position.desc()).limit(limit))
+    return [_to_streamed(row) for row in rows][::-1]
+
+
+def newest_position(tx: Transaction, room_id: RoomId) -> int:
+    query = select(func.max(stream_events.c.position)).where(stream_events.c.room_id == room_id)
+    return tx.execute(query).scalar_one() or 0
+
+
+def _streamed() -> Select[Any]:
+    return (
+        select(
+            stream_events.c.position,
+            stream_events.c.outgoing,
+            local_transactions.c.transaction_id,
+            events,
+        )
+        .join(events, events.c.event_id == stream_events.c.event_id)
+        .outerjoin(local_transactions, local_transactions.c.event_id == events.c.event_id)
+    )
+
+
+# --- local transactions ---------------------------------------------------------------------
+
+
+def find_local_transaction(
+    tx: Transaction, transaction_id: str
+) -> tuple[RoomId, EventId | None] | None:
+    query = select(local_transactions.c.room_id, local_transactions.c.event_id).where(
+        local_transactions.c.transaction_id == transaction_id
+    )
+    row = tx.execute(query).one_or_none()
+    if row is None:
+        return None
+    return RoomId(row.room_id), None if row.event_id is None else EventId(row.event_id)
+
+
+def insert_local_transaction(
+    tx: Transaction, transaction_id: str, *, room_id: RoomId, event_id: EventId | None, at_ms: int
+) -> None:
+    tx.execute(
+        insert(local_transactions).values(
+            transaction_id=transaction_id, room_id=room_id, event_id=event_id, at_ms=at_ms
+        )
+    )
+
+
+def forget_local_transaction(tx: Transaction, transaction_id: str) -> None:
+    tx.execute(
+        delete(local_transactions).where(local_transactions.c.transaction_id == transaction_id)
+    )
+
+
+# --- rows -----------------------------------------------------------------------------------
+
+
+def _insert_edges(tx: Transaction, event_id: EventId, prev_events: Sequence[EventId]) -> None:
+    edges = [{"prev_event_id": prev, "event_id": event_id} for prev in dict.fromkeys(prev_events)]
+    if edges:
+        tx.execute(insert(event_edges), edges)
+
+
+def _values(row: EventRow) -> dict[str, Any]:
+    return {
+        "event_id": row.event_id,
+        "room_id": row.room_id,
+        "type": row.type,
+        "state_key": row.state_key,
+        "sender": row.sender,
+        "depth": row.depth,
+        "origin_server_ts": row.origin_server_ts,
+        "json": row.json,
+        "verdict": row.verdict,
+        "rule": row.rule,
+        "outlier": row.outlier,
+        "snapshot_before": row.snapshot_before,
+        "redacted_by": row.redacted_by,
+        "received_ms": row.received_ms,
+        "trace_id": row.trace_id,
+    }
+
+
+def _event(row: Row[Any]) -> EventRow:
+    return EventRow(
+        event_id=EventId(row.event_id),
+        room_id=RoomId(row.room_id),
+        type=row.type,
+        state_key=row.state_key,
+        sender=UserId(row.sender),
+        depth=row.depth,
+        origin_server_ts=row.origin_server_ts,
+        json=row.json,
+        verdict=row.verdict,
+        rule=row.rule,
+        outlier=row.outlier,
+        snapshot_before=row.snapshot_before,
+        redacted_by=None if row.redacted_by is None else EventId(row.redacted_by),
+        received_ms=row.received_ms,
+        trace_id=TraceId(row.trace_id),
+    )
+
+
+def _to_streamed(row: Row[Any]) -> StreamedEvent:
+    return StreamedEvent(
+        position=row.position,
+        outgoing=row.outgoing,
+        transaction_id=row.transaction_id,
+        event=_event(row),
+    )

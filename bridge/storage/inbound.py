@@ -1,0 +1,160 @@
+"""PDUs from transactions, stored before they are understood; one lane per room works them off."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, insert, select, update
+
+from bridge.ids import EventId, RoomId, ServerName, TraceId
+from bridge.storage.database import Transaction
+from bridge.storage.schema import inbound_pdus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboundRow:
+    inbound_id: int
+    room_id: RoomId
+    event_id: EventId
+    origin: ServerName
+    json: str
+    received_ms: int
+    attempts: int
+    trace_id: TraceId
+
+
+def put(
+    tx: Transaction,
+    *,
+    room_id: RoomId,
+    event_id: EventId,
+    origin: ServerName,
+    json: str,
+    received_ms: int,
+    trace_id: TraceId,
+) -> bool:
+    """False when this event waits, or was worked off, already."""
+    there = tx.execute(
+        select(inbound_pdus.c.outcome).where(inbound_pdus.c.event_id == event_id)
+    ).one_or_none()
+    if there is not None:
+        return False
+    tx.execute(
+        insert(inbound_pdus).values(
+            room_id=room_id,
+            event_id=event_id,
+            origin=origin,
+            json=json,
+            received_ms=received_ms,
+            attempts=0,
+            next_attempt_ms=received_ms,
+            trace_id=trace_id,
+        )
+    )
+    return True
+
+
+def due_rooms(
+    tx: Transaction, *, now_ms: int, busy: Collection[RoomId], limit: int
+) -> list[RoomId]:
+    """Rooms with something to do now, the longest waiting first."""
+    query = (
+        select(inbound_pdus.c.room_id, func.min(inbound_pdus.c.inbound_id).label("first"))
+        .where(inbound_pdus.c.outcome.is_(None), inbound_pdus.c.next_attempt_ms <= now_ms)
+        .group_by(inbound_pdus.c.room_id)
+        .order_by("first")
+        .limit(limit + len(busy))
+    )
+    rooms = [RoomId(row.room_id) for row in tx.execute(query)]
+    return [room for room in rooms if room not in busy][:limit]
+
+
+def due(tx: Transaction, room_id: RoomId, *, now_ms: int, limit: int) -> list[InboundRow]:
+    query = (
+        select(inbound_pdus)
+        .where(
+            inbound_pdus.c.room_id == room_id,
+            inbound_pdus.c.outcome.is_(None),
+            inbound_pdus.c.next_attempt_ms <= now_ms,
+        )
+        .order_by(inbound_pdus.c.inbound_id)
+        .limit(limit)
+    )
+    return [
+        InboundRow(
+            inbound_id=row.inbound_id,
+            room_id=RoomId(row.room_id),
+            event_id=EventId(row.event_id),
+            origin=ServerName(row.origin),
+            json=row.json,
+            received_ms=row.received_ms,
+            attempts=row.attempts,
+            trace_id=TraceId(row.trace_id),
+        )
+        for row in tx.execute(query)
+    ]
+
+
+def finish(tx: Transaction, event_id: EventId, outcome: str) -> None:
+    """`outcome` is the answer for this PDU; "" means accepted or already known."""
+    tx.execute(
+        update(inbound_pdus)
+        .where(inbound_pdus.c.event_id == event_id, inbound_pdus.c.outcome.is_(None))
+        .values(outcome=outcome, json="")
+    )
+
+
+def postpone(tx: Transaction, inbound_id: int, *, next_attempt_ms: int) -> None:
+    tx.execute(
+        update(inbound_pdus)
+        .where(inbound_pdus.c.inbound_id == inbound_id)
+        .values(attempts=inbound_pdus.c.attempts + 1, next_attempt_ms=next_attempt_ms)
+    )
+
+
+def outcomes(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, str | None]:
+    """None: it waits. Unknown events are left out."""
+    query = select(inbound_pdus.c.event_id, inbound_pdus.c.outcome).where(
+        inbound_pdus.c.event_id.in_(sorted(event_ids))
+    )
+    return {EventId(row.event_id): row.outcome for row in tx.execute(query)}
+
+
+def count_waiting(
+    tx: Transaction, *, origin: ServerName | None = None, room_id: RoomId | None = None
+) -> int:
+    query = select(func.count()).select_from(inbound_pdus).where(inbound_pdus.c.outcome.is_(None))
+    if origin is not None:
+        query = query.where(inbound_pdus.c.origin == origin)
+    if room_id is not None:
+        query = query.where(inbound_pdus.c.room_id == room_id)
+    return int(tx.execute(query).scalar_one())
+
+
+def next_attempt(tx: Transaction) -> int | None:
+    """When the earliest waiting PDU is due (milliseconds)."""
+    query = select(func.min(inbound_pdus.c.next_attempt_ms)).where(inbound_pdus.c.outcome.is_(None))
+    first: int | None = tx.execute(query).scalar_one()
+    return first
+
+
+def forget(tx: Transaction, *, before_ms: int) -> None:
+    """Drop what was worked off long ago."""
+    tx.execute(
+        delete(inbound_pdus).where(
+            inbound_pdus.c.outcome.is_not(None), inbound_pdus.c.received_ms < before_ms
+        )
+    )
+
+
+def waiting_events(tx: Transaction, room_id: RoomId, event_ids: Sequence[EventId]) -> set[EventId]:
+    """Which of these events wait in the room's own queue."""
+    if not event_ids:
+        return set()
+    query = select(inbound_pdus.c.event_id).where(
+        inbound_pdus.c.room_id == room_id,
+        inbound_pdus.c.event_id.in_(sorted(event_ids)),
+        inbound_pdus.c.outcome.is_(None),
+    )
+    return {EventId(row.event_id) for row in tx.execute(query)}

@@ -1,0 +1,63 @@
+"""Invites of our users to rooms that we are not in, with the stripped state that came along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import delete, insert, select
+
+from bridge.ids import EventId, RoomId, ServerName, UserId
+from bridge.storage.database import Transaction
+from bridge.storage.schema import invites
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InviteRow:
+    room_id: RoomId
+    user_id: UserId
+    event_id: EventId
+    origin: ServerName
+    room_state: Sequence[dict[str, Any]]
+    received_ms: int
+
+
+def put(tx: Transaction, row: InviteRow) -> None:
+    """The newest invite of this user to this room counts."""
+    remove(tx, row.room_id, row.user_id)
+    tx.execute(
+        insert(invites).values(
+            room_id=row.room_id,
+            user_id=row.user_id,
+            event_id=row.event_id,
+            origin=row.origin,
+            room_state=orjson.dumps(row.room_state).decode(),
+            received_ms=row.received_ms,
+        )
+    )
+
+
+def find(tx: Transaction, room_id: RoomId, user_id: UserId) -> InviteRow | None:
+    row = tx.execute(
+        select(invites).where(invites.c.room_id == room_id, invites.c.user_id == user_id)
+    ).one_or_none()
+    if row is None:
+        return None
+    return InviteRow(
+        room_id=RoomId(row.room_id),
+        user_id=UserId(row.user_id),
+        event_id=EventId(row.event_id),
+        origin=ServerName(row.origin),
+        room_state=orjson.loads(row.room_state),
+        received_ms=row.received_ms,
+    )
+
+
+def remove(tx: Transaction, room_id: RoomId, user_id: UserId) -> None:
+    tx.execute(delete(invites).where(invites.c.room_id == room_id, invites.c.user_id == user_id))
+
+
+def remove_all(tx: Transaction, room_id: RoomId) -> None:
+    tx.execute(delete(invites).where(invites.c.room_id == room_id))

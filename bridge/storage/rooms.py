@@ -1,0 +1,255 @@
+"""Rooms, their forward extremities, current memberships and gaps.
+
+The room row's `position` counts appends; `advance` compares it before it writes (DESIGN, Append).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, and_, delete, func, insert, select, update
+
+from bridge.errors import Conflict
+from bridge.ids import EventId, RoomId, RoomVersionId, ServerName, UserId
+from bridge.storage.database import Transaction
+from bridge.storage.schema import (
+    aliases,
+    event_edges,
+    events,
+    forward_extremities,
+    gaps,
+    inbound_pdus,
+    invites,
+    memberships,
+    peer_rooms,
+    rooms,
+    snapshots,
+    stream_events,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomRow:
+    room_id: RoomId
+    version: RoomVersionId
+    position: int
+    snapshot_id: int | None
+    joined: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberRow:
+    user_id: UserId
+    server: ServerName
+    membership: str
+    event_id: EventId
+
+
+def find(tx: Transaction, room_id: RoomId) -> RoomRow | None:
+    row = tx.execute(select(rooms).where(rooms.c.room_id == room_id)).one_or_none()
+    if row is None:
+        return None
+    return RoomRow(
+        room_id=RoomId(row.room_id),
+        version=RoomVersionId(row.version),
+        position=row.position,
+        snapshot_id=row.snapshot_id,
+        joined=row.joined,
+    )
+
+
+def insert_room(tx: Transaction, row: RoomRow) -> None:
+    tx.execute(
+        insert(rooms).values(
+            room_id=row.room_id,
+            version=row.version,
+            position=row.position,
+            snapshot_id=row.snapshot_id,
+            joined=row.joined,
+        )
+    )
+
+
+def advance(tx: Transaction, room_id: RoomId, *, expected: int) -> None:
+    """Move the room on from `expected`. Raises `Conflict` when somebody else moved it first."""
+    done = tx.execute(
+        update(rooms)
+        .where(and_(rooms.c.room_id == room_id, rooms.c.position == expected))
+        .values(position=expected + 1)
+    )
+    if done.rowcount != 1:
+        raise Conflict(f"room {room_id} moved on from position {expected}")
+
+
+def set_state(tx: Transaction, room_id: RoomId, *, snapshot_id: int, joined: bool) -> None:
+    """After `advance`, in the same transaction."""
+    tx.execute(
+        update(rooms)
+        .where(rooms.c.room_id == room_id)
+        .values(snapshot_id=snapshot_id, joined=joined)
+    )
+
+
+def extremities(tx: Transaction, room_id: RoomId) -> list[tuple[EventId, int]]:
+    """Event IDs and depths."""
+    rows = tx.execute(
+        select(forward_extremities.c.event_id, events.c.depth)
+        .join(events, events.c.event_id == forward_extremities.c.event_id)
+        .where(forward_extremities.c.room_id == room_id)
+        .order_by(forward_extremities.c.event_id)
+    )
+    return [(EventId(row.event_id), row.depth) for row in rows]
+
+
+def change_extremities(
+    tx: Transaction, room_id: RoomId, *, gone: Collection[EventId], new: Collection[EventId]
+) -> None:
+    if gone:
+        tx.execute(
+            delete(forward_extremities).where(
+                forward_extremities.c.room_id == room_id,
+                forward_extremities.c.event_id.in_(sorted(gone)),
+            )
+        )
+    if new:
+        tx.execute(
+            insert(forward_extremities),
+            [{"room_id": room_id, "event_id": event_id} for event_id in sorted(new)],
+        )
+
+
+def set_members(
+    tx: Transaction,
+    room_id: RoomId,
+    *,
+    changed: Sequence[MemberRow],
+    gone: Collection[UserId] = (),
+) -> None:
+    """Write the member events that the current state now holds."""
+    users = [row.user_id for row in changed] + list(gone)
+    for start in range(0, len(users), 500):
+        tx.execute(
+            delete(memberships).where(
+                memberships.c.room_id == room_id,
+                memberships.c.user_id.in_(users[start : start + 500]),
+            )
+        )
+    if changed:
+        tx.execute(
+            insert(memberships),
+            [
+                {
+                    "room_id": room_id,
+                    "user_id": row.user_id,
+                    "server": row.server,
+                    "membership": row.membership,
+                    "event_id": row.event_id,
+                }
+                for row in changed
+            ],
+        )
+
+
+def clear_members(tx: Transaction, room_id: RoomId) -> None:
+    tx.execute(delete(memberships).where(memberships.c.room_id == room_id))
+
+
+def members(
+    tx: Transaction, room_id: RoomId, kinds: Collection[str], *, limit: int
+) -> list[MemberRow]:
+    """In the order in which their member events arrived (outliers first)."""
+    rows = tx.execute(
+        select(memberships)
+        .outerjoin(stream_events, stream_events.c.event_id == memberships.c.event_id)
+        .where(memberships.c.room_id == room_id, memberships.c.membership.in_(sorted(kinds)))
+        .order_by(func.coalesce(stream_events.c.position, 0), memberships.c.user_id)
+        .limit(limit)
+    )
+    return [_member(row) for row in rows]
+
+
+def member(tx: Transaction, room_id: RoomId, user_id: UserId) -> MemberRow | None:
+    row = tx.execute(
+        select(memberships).where(
+            memberships.c.room_id == room_id, memberships.c.user_id == user_id
+        )
+    ).one_or_none()
+    return None if row is None else _member(row)
+
+
+def rooms_of(tx: Transaction, user_id: UserId, kinds: Collection[str]) -> list[RoomId]:
+    rows = tx.execute(
+        select(memberships.c.room_id).where(
+            memberships.c.user_id == user_id, memberships.c.membership.in_(sorted(kinds))
+        )
+    )
+    return [RoomId(row.room_id) for row in rows]
+
+
+def servers(tx: Transaction, room_id: RoomId) -> frozenset[ServerName]:
+    """Servers with a joined user in the current state."""
+    rows = tx.execute(
+        select(memberships.c.server)
+        .distinct()
+        .where(memberships.c.room_id == room_id, memberships.c.membership == "join")
+    )
+    return frozenset(ServerName(row.server) for row in rows)
+
+
+def count_joined(tx: Transaction, room_id: RoomId, server: ServerName) -> int:
+    query = select(func.count()).where(
+        memberships.c.room_id == room_id,
+        memberships.c.server == server,
+        memberships.c.membership == "join",
+    )
+    return int(tx.execute(query).scalar_one())
+
+
+def add_gaps(tx: Transaction, room_id: RoomId, missing: Iterable[EventId]) -> None:
+    wanted = sorted(set(missing))
+    if not wanted:
+        return
+    known = {
+        row.event_id
+        for row in tx.execute(
+            select(gaps.c.event_id).where(gaps.c.room_id == room_id, gaps.c.event_id.in_(wanted))
+        )
+    }
+    rows = [{"room_id": room_id, "event_id": one} for one in wanted if one not in known]
+    if rows:
+        tx.execute(insert(gaps), rows)
+
+
+def close_gap(tx: Transaction, room_id: RoomId, event_id: EventId) -> None:
+    tx.execute(delete(gaps).where(gaps.c.room_id == room_id, gaps.c.event_id == event_id))
+
+
+def purge(tx: Transaction, room_id: RoomId) -> None:
+    """Every row of the room goes. Rows of `local_transactions` stay: they answer repetitions."""
+    of_room = select(events.c.event_id).where(events.c.room_id == room_id)
+    tx.execute(delete(event_edges).where(event_edges.c.event_id.in_(of_room)))
+    for table in (
+        forward_extremities,
+        gaps,
+        snapshots,
+        memberships,
+        invites,
+        stream_events,
+        inbound_pdus,
+        peer_rooms,
+        aliases,
+        events,
+        rooms,
+    ):
+        tx.execute(delete(table).where(table.c.room_id == room_id))
+
+
+def _member(row: Row[Any]) -> MemberRow:
+    return MemberRow(
+        user_id=UserId(row.user_id),
+        server=ServerName(row.server),
+        membership=row.membership,
+        event_id=EventId(row.event_id),
+    )
