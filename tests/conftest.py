@@ -1,0 +1,3 @@
+"""Fixtures of every test come from `tests/support/`."""
+
+pytest_plugins = ["tests.support.clock", "tests.support.servers", "tests.support.database"]

@@ -1,0 +1,80 @@
+"""Databases as fixtures: `database` runs a test twice, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from bridge.demo.servers import PostgreSQL, free_port
+from bridge.storage.database import Database
+from bridge.storage.dialect import dialect_for
+from bridge.storage.schema import METADATA
+from tests.support.clock import FakeClock
+
+
+def create_tables(url: str) -> None:
+    """All tables as the schema has them now, without the migrations' history."""
+    engine = dialect_for(url).engine("write")
+    with engine.begin() as connection:
+        METADATA.create_all(connection)
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "isthmus.sqlite"
+    create_tables(f"sqlite:///{path}")
+    return path
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgresql_template(postgresql: PostgreSQL) -> str:
+    name = await postgresql.create_database("isthmus_template")
+    create_tables(postgresql.url(name))
+    return name
+
+
+@pytest.fixture
+def sqlite_database_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """A new SQLite file with all tables."""
+    path = tmp_path / "isthmus.sqlite"
+    shutil.copyfile(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest_asyncio.fixture
+async def postgresql_database_url(
+    postgresql: PostgreSQL, postgresql_template: str
+) -> AsyncIterator[str]:
+    """A new PostgreSQL database with all tables."""
+    name = f"isthmus_{free_port()}"
+    await postgresql.create_database(name, template=postgresql_template)
+    yield postgresql.url(name)
+    await postgresql.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A new database with all tables, of either kind."""
+    url: str = request.getfixturevalue(f"{request.param}_database_url")
+    return url
+
+
+@pytest_asyncio.fixture
+async def database(database_url: str, clock: FakeClock) -> AsyncIterator[Database]:
+    """Open, of either kind; its waits end by `clock.advance`."""
+    opened = await Database.open(database_url, clock=clock)
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture
+async def sqlite_database(sqlite_database_url: str, clock: FakeClock) -> AsyncIterator[Database]:
+    """For what does not depend on the kind of database."""
+    opened = await Database.open(sqlite_database_url, clock=clock)
+    yield opened
+    await opened.close()
