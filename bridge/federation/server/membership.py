@@ -1,0 +1,118 @@
+"""Joins, leaves and invites of other servers. Spec: S2S, joining rooms, inviting, leaving."""
+
+from __future__ import annotations
+
+from bridge.engine.canonical import JsonObject
+from bridge.errors import BadInput
+from bridge.ids import (
+    RoomVersionId,
+    ServerName,
+    parse_event_id,
+    parse_room_id,
+    parse_user_id,
+)
+from bridge.rooms.answer import Answers, IncompatibleVersion
+from bridge.web.routing import Request, Response
+
+MAX_INVITE_STATE = 100
+V1_INVITE_VERSION = RoomVersionId("1")
+
+
+class Membership:
+    def __init__(self, *, answers: Answers) -> None:
+        self._answers = answers
+
+    async def make_join(self, request: Request, origin: ServerName) -> Response:
+        versions = request.query_all("ver") or ("1",)
+        try:
+            answer = await self._answers.make_join(
+                origin,
+                parse_room_id(request.params["room_id"]),
+                parse_user_id(request.params["user_id"]),
+                [RoomVersionId(version) for version in versions],
+            )
+        except IncompatibleVersion as exc:
+            return Response(
+                status=400,
+                json={
+                    "errcode": exc.errcode,
+                    "error": exc.reason,
+                    "room_version": exc.room_version,
+                },
+            )
+        return Response(json=answer)
+
+    async def send_join(self, request: Request, origin: ServerName) -> Response:
+        return Response(json=await self._joined(request, origin))
+
+    async def send_join_v1(self, request: Request, origin: ServerName) -> Response:
+        return Response(json=[200, await self._joined(request, origin)])
+
+    async def _joined(self, request: Request, origin: ServerName) -> JsonObject:
+        return await self._answers.send_join(
+            origin,
+            parse_room_id(request.params["room_id"]),
+            parse_event_id(request.params["event_id"]),
+            request.json_object(),
+        )
+
+    async def make_leave(self, request: Request, origin: ServerName) -> Response:
+        answer = await self._answers.make_leave(
+            origin,
+            parse_room_id(request.params["room_id"]),
+            parse_user_id(request.params["user_id"]),
+        )
+        return Response(json=answer)
+
+    async def send_leave(self, request: Request, origin: ServerName) -> Response:
+        await self._left(request, origin)
+        return Response(json={})
+
+    async def send_leave_v1(self, request: Request, origin: ServerName) -> Response:
+        await self._left(request, origin)
+        return Response(json=[200, {}])
+
+    async def _left(self, request: Request, origin: ServerName) -> None:
+        await self._answers.send_leave(
+            origin,
+            parse_room_id(request.params["room_id"]),
+            parse_event_id(request.params["event_id"]),
+            request.json_object(),
+        )
+
+    async def invite(self, request: Request, origin: ServerName) -> Response:
+        body = request.json_object()
+        event, version = body.get("event"), body.get("room_version")
+        if not isinstance(event, dict) or not isinstance(version, str):
+            raise BadInput("an invite has an event and a room_version", errcode="M_MISSING_PARAM")
+        signed = await self._invited(
+            request, origin, event, RoomVersionId(version), body.get("invite_room_state")
+        )
+        return Response(json={"event": signed})
+
+    async def invite_v1(self, request: Request, origin: ServerName) -> Response:
+        event = request.json_object()
+        unsigned = event.get("unsigned")
+        state = unsigned.get("invite_room_state") if isinstance(unsigned, dict) else None
+        signed = await self._invited(request, origin, event, V1_INVITE_VERSION, state)
+        return Response(json=[200, {"event": signed}])
+
+    async def _invited(
+        self,
+        request: Request,
+        origin: ServerName,
+        event: JsonObject,
+        version: RoomVersionId,
+        state: object,
+    ) -> JsonObject:
+        listed = (
+            [entry for entry in state if isinstance(entry, dict)] if isinstance(state, list) else []
+        )
+        return await self._answers.invite(
+            origin,
+            parse_room_id(request.params["room_id"]),
+            parse_event_id(request.params["event_id"]),
+            event,
+            version,
+            listed[:MAX_INVITE_STATE],
+        )

@@ -1,0 +1,68 @@
+"""The whole URL table of the server-server API, in the order of the specification.
+
+What is not here answers M_UNRECOGNIZED (`web`).
+"""
+
+from __future__ import annotations
+
+from bridge.federation.server.auth import Authentication, PeerEndpoint
+from bridge.federation.server.events import Events
+from bridge.federation.server.keys import Keys
+from bridge.federation.server.membership import Membership
+from bridge.federation.server.queries import Queries
+from bridge.federation.server.transactions import MAX_BODY_BYTES, Transactions
+from bridge.web.routing import Route
+
+_V1 = "/_matrix/federation/v1"
+_V2 = "/_matrix/federation/v2"
+
+
+def federation_routes(
+    *,
+    authentication: Authentication,
+    keys: Keys,
+    transactions: Transactions,
+    events: Events,
+    membership: Membership,
+    queries: Queries,
+) -> tuple[Route, ...]:
+    """Routes for `web.WebServer`; each endpoint that is not open to anybody checks who asks."""
+
+    def signed(
+        method: str, path: str, endpoint: PeerEndpoint, max_body_bytes: int | None = None
+    ) -> Route:
+        return Route(
+            method=method,
+            path=path,
+            endpoint=authentication.signed(endpoint),
+            max_body_bytes=max_body_bytes,
+        )
+
+    return (
+        # Server implementation, and keys.
+        Route(method="GET", path=f"{_V1}/version", endpoint=keys.version),
+        Route(method="GET", path="/_matrix/key/v2/server", endpoint=keys.own),
+        # Transactions.
+        signed("PUT", f"{_V1}/send/{{txn_id}}", transactions.send, MAX_BODY_BYTES),
+        # PDUs: auth chains, backfill, events, state.
+        signed("GET", f"{_V1}/event_auth/{{room_id}}/{{event_id}}", events.event_auth),
+        signed("GET", f"{_V1}/backfill/{{room_id}}", events.backfill),
+        signed("POST", f"{_V1}/get_missing_events/{{room_id}}", events.get_missing_events),
+        signed("GET", f"{_V1}/event/{{event_id}}", events.event),
+        signed("GET", f"{_V1}/state/{{room_id}}", events.state),
+        signed("GET", f"{_V1}/state_ids/{{room_id}}", events.state_ids),
+        # Joining.
+        signed("GET", f"{_V1}/make_join/{{room_id}}/{{user_id}}", membership.make_join),
+        signed("PUT", f"{_V1}/send_join/{{room_id}}/{{event_id}}", membership.send_join_v1),
+        signed("PUT", f"{_V2}/send_join/{{room_id}}/{{event_id}}", membership.send_join),
+        # Inviting.
+        signed("PUT", f"{_V1}/invite/{{room_id}}/{{event_id}}", membership.invite_v1),
+        signed("PUT", f"{_V2}/invite/{{room_id}}/{{event_id}}", membership.invite),
+        # Leaving.
+        signed("GET", f"{_V1}/make_leave/{{room_id}}/{{user_id}}", membership.make_leave),
+        signed("PUT", f"{_V1}/send_leave/{{room_id}}/{{event_id}}", membership.send_leave_v1),
+        signed("PUT", f"{_V2}/send_leave/{{room_id}}/{{event_id}}", membership.send_leave),
+        # Queries.
+        signed("GET", f"{_V1}/query/directory", queries.directory),
+        signed("GET", f"{_V1}/query/profile", queries.profile),
+    )
