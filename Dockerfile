@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # The gateway as a container. Configuration, signing key and database live in the volume:
 #   docker build -t isthmus .
-#   docker run --rm -it -v isthmus:/var/lib/isthmus isthmus init
+#   docker run --rm -v isthmus:/var/lib/isthmus isthmus init --server-name gw.your.domain --listen-host 0.0.0.0 --xmpp-host xmpp.your.domain
 #   docker run -d -v isthmus:/var/lib/isthmus -p 8448:8448 isthmus
 
 FROM python:3.13-slim-bookworm AS build
@@ -28,5 +28,8 @@ USER isthmus
 WORKDIR /var/lib/isthmus
 VOLUME /var/lib/isthmus
 EXPOSE 8448
+# The port that `isthmus init` writes for health, open inside the container only.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD \
+    ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8450/_isthmus/live', timeout=4)"]
 ENTRYPOINT ["isthmus"]
 CMD ["run"]
