@@ -8,7 +8,7 @@ from bridge.demo.servers.authority import Certificate, CertificateAuthority
 from bridge.demo.servers.gateway import Isthmus
 from bridge.demo.servers.ports import Listener, check_ports, free_port, free_ports, who_listens
 from bridge.demo.servers.postgresql import PostgreSQL
-from bridge.demo.servers.process import Child, Server, ServerFailed, run_to_end
+from bridge.demo.servers.process import Child, Server, ServerFailed, living_children, run_to_end
 from bridge.demo.servers.prosody import Prosody, ProsodyPorts
 from bridge.demo.servers.relay import Relay
 from bridge.demo.servers.synapse import Synapse, find_synapse_python
@@ -30,6 +30,7 @@ __all__ = [
     "find_synapse_python",
     "free_port",
     "free_ports",
+    "living_children",
     "run_to_end",
     "who_listens",
 ]

@@ -6,6 +6,8 @@ Put between two servers (or a server and the gateway) instead of the real port.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +15,14 @@ from bridge.demo.servers.ports import free_port
 
 _CHUNK_BYTES = 64 * 1024
 _CONNECT_TIMEOUT_S = 10.0
+
+
+def _reset(end: asyncio.StreamWriter) -> None:
+    """Close without the usual farewell: with no time to linger the kernel sends RST."""
+    connection = end.get_extra_info("socket")
+    if connection is not None and connection.fileno() >= 0:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    end.transport.abort()
 
 
 class Relay:
@@ -45,9 +55,9 @@ class Relay:
         self.cut()
 
     def cut(self) -> None:
-        """Abort the open connections; new ones are still accepted."""
+        """Abort the open connections (both ends see a reset); new ones are still accepted."""
         for end in self._ends:
-            end.transport.abort()
+            _reset(end)
         self._ends.clear()
 
     def hole(self) -> None:
@@ -65,7 +75,7 @@ class Relay:
                     "127.0.0.1", self.target_port
                 )
         except OSError:
-            writer.transport.abort()
+            _reset(writer)
             return
         ends = {writer, far_writer}
         self._ends |= ends
