@@ -200,6 +200,17 @@ def retry(
     )
 
 
+def hasten(tx: Transaction, queue: QueueTable, lane: str, *, now_ms: int) -> None:
+    """What the lane waited for has come: its waiting items are due now. Wakes the queue."""
+    table = queue.table
+    tx.execute(
+        update(table)
+        .where(table.c.status == "waiting", table.c.lane == lane, table.c.next_attempt_ms > now_ms)
+        .values(next_attempt_ms=now_ms)
+    )
+    tx.wake(queue.topic)
+
+
 def park(tx: Transaction, queue: QueueTable, item_id: int, *, reason: str) -> None:
     """Set aside for the admin to see; the rest of the lane goes on."""
     _set(tx, queue, item_id, status="parked", reason=reason)

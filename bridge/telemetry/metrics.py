@@ -31,6 +31,15 @@ PEER_SECONDS = Histogram(
 )
 KEY_FETCHES = Counter("isthmus_key_fetches", "Fetches of servers' keys.", ["source", "outcome"])
 
+QUEUE_ITEMS = Counter(
+    "isthmus_queue_items",
+    "Attempts at items of inbox and outbox: done, postponed, parked, failed.",
+    ["queue", "outcome"],
+)
+LANE_FAILURES = Counter(
+    "isthmus_lane_failures", "Lanes that ended in an unexpected exception.", ["lanes"]
+)
+
 
 def render_metrics() -> tuple[bytes, str]:
     """The exposition text and its content type."""
