@@ -25,6 +25,8 @@ __all__ = ["Endpoint", "Listener", "Request", "Response", "Route", "RouteTable",
 
 DEFAULT_MAX_BODY_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 16
+LINGER_S = 1.0
+"""How long the rest of a body that nobody wants is taken, so that the answer can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,8 @@ class WebServer:
         """Raises `Misconfigured` when a certificate is unusable or an address is taken."""
         contexts = [listener.tls() for listener in self._listeners]
         runner = web.ServerRunner(
-            web.Server(self._serve, access_log=None), shutdown_timeout=self._drain_timeout_s
+            web.Server(self._serve, access_log=None, lingering_time=LINGER_S),
+            shutdown_timeout=self._drain_timeout_s,
         )
         await runner.setup()
         self._runner = runner
