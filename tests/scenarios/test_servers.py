@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
 from bridge.demo.people import NotSeen
 from bridge.demo.servers import (
     CertificateAuthority,
+    Child,
     PostgreSQL,
     Prosody,
     Relay,
@@ -353,3 +356,37 @@ async def test_the_ended_server_leaves_nothing() -> None:
     assert not folder.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+_OWNER = """
+import asyncio, pathlib, sys
+from bridge.demo.servers import Prosody
+
+async def own() -> None:
+    async with Prosody("a.test", folder=pathlib.Path(sys.argv[1])) as server:
+        pathlib.Path(sys.argv[1], "known").write_text(str(server.pid))
+        await asyncio.sleep(60)
+
+asyncio.run(own())
+"""
+
+
+async def test_a_server_dies_with_a_killed_owner(tmp_path: Path) -> None:
+    owner = Child(
+        [sys.executable, "-c", _OWNER, tmp_path],
+        name="owner",
+        folder=Path.cwd(),
+        log=tmp_path / "owner.log",
+    )
+    owner.spawn()
+    known = tmp_path / "known"
+    async with asyncio.timeout(20):
+        while not known.exists() or not known.read_text():
+            assert owner.is_running, (tmp_path / "owner.log").read_text()
+            await asyncio.sleep(0.02)
+        await owner.kill()
+        server_pid = int(known.read_text())
+        while Path(f"/proc/{server_pid}/cmdline").exists():
+            if not Path(f"/proc/{server_pid}/cmdline").read_bytes():
+                break  # dead, and waiting for whoever inherited it to reap it
+            await asyncio.sleep(0.02)

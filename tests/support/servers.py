@@ -26,6 +26,7 @@ from bridge.demo.servers.prosody import Federation
 
 PASSWORD = "correct horse"
 COMPONENT_SECRET = "component-secret"
+_registered: set[tuple[str, str]] = set()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -137,12 +138,14 @@ async def xmpp_person() -> AsyncIterator[MakeXmppPerson]:
 
 @pytest_asyncio.fixture
 async def matrix_person() -> AsyncIterator[MakeMatrixPerson]:
-    """Make an account and give its person; connections are closed at the end of the test."""
+    """An account (made at first use) and a new device; closed at the end of the test."""
     async with contextlib.AsyncExitStack() as people:
 
         async def make(server: Synapse, name: str) -> MatrixPerson:
-            token = await server.create_user(name, PASSWORD)
-            person = MatrixPerson(server.client_url, server.user_id(name), token)
+            if (server.server_name, name) not in _registered:
+                await server.create_user(name, PASSWORD)
+                _registered.add((server.server_name, name))
+            person = await MatrixPerson.login(server.client_url, name, PASSWORD)
             return await people.enter_async_context(person)
 
         yield make
