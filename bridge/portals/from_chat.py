@@ -74,7 +74,6 @@ class FromChat:
         addresses: AddressMap,
         clock: Clock,
         on_command: OnCommand,
-        give_up_after_s: int,
     ) -> None:
         self._database = database
         self._backend = backend
@@ -84,7 +83,6 @@ class FromChat:
         self._addresses = addresses
         self._clock = clock
         self._on_command = on_command
-        self._give_up_after_ms = give_up_after_s * 1000
 
     # --- messages --------------------------------------------------------------------------
 
@@ -127,15 +125,8 @@ class FromChat:
     async def deliver(self, item: QueueItem) -> Unit[None]:
         """Carries one inbox row into its room."""
         message = from_json(ChatMessage, item.payload)
-        try:
-            if message.to_room is not None:
-                return await self._send(item, message, message.to_room)
-            assert message.to_user is not None
-            return await self._send(item, message, await self._direct_room(item, message))
-        except Unavailable as exc:
-            if self._clock.now_ms() - item.created_ms > self._give_up_after_ms:
-                raise Refused(f"given up: {exc.reason}", errcode="M_UNKNOWN") from exc
-            raise
+        room_id = message.to_room or await self._direct_room(item, message)
+        return await self._send(item, message, room_id)
 
     async def _direct_room(self, item: QueueItem, message: ChatMessage) -> RoomId:
         assert message.to_user is not None

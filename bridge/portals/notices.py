@@ -17,6 +17,7 @@ from bridge.storage.queues import QueueItem
 from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
+REMIND_EVERY_S = 10.0
 NOTICE_MARK = ".note."
 """In the transaction IDs of what we say ourselves: it is never bridged."""
 
@@ -125,6 +126,15 @@ class Notices:
             await self.tell_room(
                 room_id=portal.room_id, sender=ghost, text=text, cause=cause, trace=item.trace_id
             )
+
+    async def run(self, *, after_s: float, again_after_s: float) -> None:
+        """Reminds for ever."""
+        while True:
+            await self._clock.sleep(REMIND_EVERY_S)
+            try:
+                await self.remind_waiting(after_s=after_s, again_after_s=again_after_s)
+            except Unavailable as exc:
+                log.warning("nobody reminded", reason=exc.reason)
 
     async def remind_waiting(self, *, after_s: float, again_after_s: float) -> int:
         """Tells the authors of messages that stand in a room but not on the other's server.
