@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import bridge
 from tests.repository.tree import ROOT, project_file
 
 
@@ -52,6 +53,7 @@ def test_the_wheel_has_the_migrations_inside_the_package(wheel: Path) -> None:
 
 def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0].split("-")[0] for name in names(wheel)} == {"bridge", "isthmus"}
+    assert not [name for name in names(wheel) if "__pycache__" in name]
 
 
 def test_the_command_is_isthmus(wheel: Path) -> None:
@@ -62,17 +64,45 @@ def test_the_command_is_isthmus(wheel: Path) -> None:
     assert project_file()["project"]["scripts"] == {"isthmus": "bridge.cli:main"}
 
 
-def test_the_command_starts_from_an_unpacked_wheel(wheel: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "lib")
+def run_from(lib: Path, folder: Path, *arguments: str) -> str:
+    """What Python prints with the unpacked wheel before everything else on its path."""
     answered = subprocess.run(
-        [sys.executable, "-c", "import bridge.cli; print(bridge.cli.__file__)"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / "lib"), "PATH": "/usr/bin:/bin"},
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(lib), "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
     assert answered.returncode == 0, answered.stderr
-    assert Path(answered.stdout.strip()).is_relative_to(tmp_path / "lib" / "bridge")
+    return answered.stdout.strip()
+
+
+@pytest.fixture
+def unpacked(wheel: Path, tmp_path: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "lib")
+    return tmp_path / "lib"
+
+
+def test_the_command_starts_from_an_unpacked_wheel(unpacked: Path, tmp_path: Path) -> None:
+    where = run_from(unpacked, tmp_path, "-c", "import bridge.cli; print(bridge.cli.__file__)")
+    assert Path(where).is_relative_to(unpacked / "bridge")
+    version = run_from(unpacked, tmp_path, "-m", "bridge", "--version")
+    assert version == f"isthmus {bridge.__version__}"
+
+
+def test_an_unpacked_wheel_brings_a_database_to_the_newest_revision(
+    unpacked: Path, tmp_path: Path
+) -> None:
+    where = run_from(
+        unpacked,
+        tmp_path,
+        "-c",
+        "from bridge.storage import migrate\n"
+        "migrate.upgrade('sqlite:///gateway.db')\n"
+        "assert migrate.is_current('sqlite:///gateway.db')\n"
+        "print(migrate.migrations_folder())",
+    )
+    assert Path(where) == unpacked / "bridge" / "migrations"
