@@ -79,6 +79,10 @@ class Dialect(Protocol):
 
     def engine(self, access: Access) -> Engine: ...
 
+    def lock_schema(self, connection: Connection) -> None:
+        """Until the end of the transaction nobody else changes the tables this way."""
+        ...
+
     def in_transaction(self, connection: Connection) -> bool:
         """False when the database itself gave the transaction up."""
         ...
@@ -115,6 +119,7 @@ def translated(error: Exception) -> Exception:
     return error
 
 
+_SCHEMA_LOCK = crc32(b"isthmus schema")
 # Serialization failure, deadlock.
 _REPEATABLE = frozenset({"40001", "40P01"})
 # Connection, resources (disk, memory, connections), operator intervention, system error.
@@ -215,6 +220,9 @@ class Sqlite:
         event.listen(engine, "begin", begin)
         return engine
 
+    def lock_schema(self, connection: Connection) -> None:
+        return  # the one writer's lock is enough
+
     def in_transaction(self, connection: Connection) -> bool:
         return bool(connection.connection.driver_connection.in_transaction)  # type: ignore[union-attr]
 
@@ -303,6 +311,9 @@ class Postgresql:
 
         event.listen(engine, "connect", configure)
         return engine
+
+    def lock_schema(self, connection: Connection) -> None:
+        connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
 
     def in_transaction(self, connection: Connection) -> bool:
         return connection.in_transaction()

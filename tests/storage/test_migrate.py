@@ -1,0 +1,111 @@
+"""The revisions make exactly the tables of the schema, up and down and up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, select
+
+from bridge.errors import Misconfigured
+from bridge.ids import TraceId
+from bridge.storage import migrate, queues
+from bridge.storage.database import Database
+from bridge.storage.dialect import dialect_for
+from bridge.storage.schema import METADATA, meta
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/new.sqlite"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
+
+
+def differences(url: str) -> list[object]:
+    engine = dialect_for(url).engine("read")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        found: list[object] = compare_metadata(context, METADATA)
+    engine.dispose()
+    return found
+
+
+def tables(url: str) -> set[str]:
+    engine = dialect_for(url).engine("read")
+    with engine.connect() as connection:
+        names = set(inspect(connection).get_table_names())
+    engine.dispose()
+    return names
+
+
+def test_the_newest_revision_is_the_schema(empty_url: str) -> None:
+    assert not migrate.is_current(empty_url)
+    migrate.upgrade(empty_url)
+    assert migrate.is_current(empty_url)
+    assert differences(empty_url) == []
+    migrate.upgrade(empty_url)
+    assert migrate.is_current(empty_url)
+
+
+async def test_a_migrated_database_works_and_goes_down_and_up_again(empty_url: str) -> None:
+    migrate.upgrade(empty_url)
+    database = await Database.open(empty_url)
+    first = await database.write(
+        lambda tx: queues.put_outbox(
+            tx,
+            lane="tea",
+            adapter="xmpp",
+            cause="c1",
+            payload={},
+            trace_id=TraceId("t"),
+            now_ms=1,
+        )
+    )
+    assert first == 1
+    await database.close()
+    migrate.downgrade(empty_url, "base")
+    assert tables(empty_url) == {"alembic_version"}
+    migrate.upgrade(empty_url)
+    assert differences(empty_url) == []
+    database = await Database.open(empty_url)
+    assert await database.read(lambda tx: tx.execute(select(meta.c.key)).scalars().all()) == [
+        "epoch"
+    ]
+    await database.close()
+
+
+def test_made_and_migrated_tables_are_written_the_same(tmp_path: Path) -> None:
+    """SQLite keeps what was written, AUTOINCREMENT included, which alembic does not compare."""
+
+    def written(path: Path) -> set[str]:
+        engine = dialect_for(f"sqlite:///{path}").engine("read")
+        with engine.connect() as connection:
+            rows = connection.exec_driver_sql(
+                "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name != 'alembic_version'"
+            )
+            lines = {" ".join(sql.split()) for (sql,) in rows}
+        engine.dispose()
+        return lines
+
+    migrate.upgrade(f"sqlite:///{tmp_path}/migrated.sqlite")
+    engine = dialect_for(f"sqlite:///{tmp_path}/made.sqlite").engine("write")
+    with engine.begin() as connection:
+        METADATA.create_all(connection)
+    engine.dispose()
+    assert written(tmp_path / "migrated.sqlite") == written(tmp_path / "made.sqlite")
+
+
+def test_a_database_newer_than_the_program_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/newer.sqlite"
+    migrate.upgrade(url)
+    engine = dialect_for(url).engine("write")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
+    assert not migrate.is_current(url)
+    with pytest.raises(Misconfigured, match="newer"):
+        migrate.upgrade(url)
