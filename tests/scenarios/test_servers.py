@@ -14,6 +14,7 @@ from bridge.demo.people import NotSeen
 from bridge.demo.servers import (
     CertificateAuthority,
     Child,
+    Isthmus,
     PostgreSQL,
     Prosody,
     Relay,
@@ -295,6 +296,29 @@ async def test_synapse_runs_on_postgresql(
         await frida.hear("stored", room=room)
     assert await postgresql.query("SELECT count(*) > 0 FROM events", database=name) == "t"
     await postgresql.drop_database(name)
+
+
+async def test_a_waiting_person_does_not_mind_a_restart_of_synapse(
+    other_synapse: Synapse, matrix_person: MakeMatrixPerson
+) -> None:
+    ida = await matrix_person(other_synapse, "ida")
+    room = await ida.create_room(name="a room")
+    await other_synapse.kill()
+    with pytest.raises(Unavailable):
+        await ida.say(room, "nobody is there")
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(ida.hear("again", room=room, timeout_s=60))
+        await other_synapse.start()
+        said = await ida.say(room, "again")
+    assert waiting.result().event_id == said
+
+
+async def test_an_isthmus_that_cannot_start_says_why(tmp_path: Path) -> None:
+    gateway = Isthmus(tmp_path / "missing.yaml", ready_url="http://127.0.0.1:1/", folder=tmp_path)
+    with pytest.raises(ServerFailed, match="ended while starting"):
+        await gateway.start()
+    assert gateway.log_tail()
+    assert not gateway.is_running
 
 
 async def test_postgresql_answers_and_copies_databases(postgresql: PostgreSQL) -> None:
