@@ -38,5 +38,5 @@ def get_version(version_id: str) -> RoomVersion:
 
 
 def is_valid_version_id(text: str) -> bool:
-    """Whether it could be a room version: the Matrix grammar or the family `I.` (I.1, section 1)."""
+    """Whether it could be a room version: the grammar of Matrix or of the `I.` family."""
     return bool(_MATRIX_ID.fullmatch(text) or _MIMI_ID.fullmatch(text))

@@ -1,0 +1,383 @@
+"""Format, size, event IDs and redaction of PDUs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.engine.canonical import encode_canonical
+from bridge.engine.format import MAX_PDU_BYTES
+from bridge.engine.hashes import check_content_hash, content_hash, event_id_of
+from bridge.engine.keys import SigningKey, decode_base64
+from bridge.engine.pdu import Pdu
+from bridge.engine.power import PowerLevels
+from bridge.engine.redaction import may_apply_redaction, redact, redact_pdu
+from bridge.engine.signing import check_pdu_signature, sign_event
+from bridge.engine.versions import RoomVersion, get_version
+from bridge.errors import BadInput
+from bridge.ids import EventId, KeyId, ServerName, UserId
+from tests.engine.rooms import ALICE, BOB, CAROL, DAVE, VERSION_IDS, public_room
+from tests.engine.test_canonical import canonical_values
+
+I_1 = json.loads((Path(__file__).parents[1] / "vectors" / "I.1-vectors.json").read_text("utf-8"))
+ID = "$" + "A" * 43
+V10 = get_version("10")
+
+
+def event(version: RoomVersion = V10, **changes: Any) -> dict[str, Any]:
+    """A well-formed event; a change to None takes the key away."""
+    room_id = "!" + "B" * 43 if version.event_format.room_id_from_create else "!r:a.example"
+    json: dict[str, Any] = {
+        "type": "m.room.message",
+        "room_id": room_id,
+        "sender": ALICE,
+        "content": {"body": "x"},
+        "origin_server_ts": 1,
+        "depth": 5,
+        "prev_events": [ID],
+        "auth_events": [ID],
+        "hashes": {"sha256": "x"},
+        "signatures": {"a.example": {"ed25519:1": "x"}},
+        **changes,
+    }
+    return {key: value for key, value in json.items() if value is not None}
+
+
+def parse(json: object, version_id: str = "10") -> Pdu:
+    return Pdu.parse(json, get_version(version_id))
+
+
+# Vectors of I.1
+
+
+@pytest.mark.parametrize("vector", I_1["events"], ids=lambda vector: vector["label"])
+def test_i_1_vectors(vector: dict[str, Any]) -> None:
+    version = get_version("I.1")
+    pdu = Pdu.parse(vector["pdu"], version)
+    assert pdu.event_id == vector["event_id"]
+    assert check_content_hash(pdu.json)
+    hashed = {k: v for k, v in pdu.json.items() if k not in ("hashes", "signatures", "unsigned")}
+    assert encode_canonical(hashed).decode() == vector["canonical_json_for_content_hash"]
+    assert check_pdu_signature(
+        pdu,
+        server=ServerName(I_1["server_name"]),
+        key_id=KeyId(I_1["key_id"]),
+        verify_key=I_1["verify_key_unpadded_base64"],
+    )
+    assert redact(pdu.json, version) == vector["redacted"]
+    assert redact_pdu(pdu).event_id == event_id_of(vector["redacted"], version) == pdu.event_id
+
+
+@pytest.mark.parametrize("vector", I_1["events"], ids=lambda vector: vector["label"])
+def test_i_1_vectors_are_made_again_from_the_public_seed(vector: dict[str, Any]) -> None:
+    key = SigningKey.from_seed("1", decode_base64(I_1["signing_key_seed_unpadded_base64"]))
+    bare = {k: v for k, v in vector["pdu"].items() if k not in ("hashes", "signatures")}
+    bare["hashes"] = {"sha256": content_hash(bare)}
+    signed = sign_event(bare, get_version("I.1"), server=ServerName("domain"), key=key)
+    assert signed == vector["pdu"]
+
+
+# Format and size
+
+
+@pytest.mark.parametrize("version_id", VERSION_IDS)
+def test_a_well_formed_event_is_read_through_typed_properties(version_id: str) -> None:
+    version = get_version(version_id)
+    pdu = parse(event(version, state_key="", unsigned={"age": 5}), version_id)
+    assert (pdu.type, pdu.sender, pdu.state_key, pdu.depth) == ("m.room.message", ALICE, "", 5)
+    assert pdu.is_state
+    assert pdu.key == ("m.room.message", "")
+    assert list(pdu.prev_events) == list(pdu.auth_events) == [ID]
+    assert pdu.event_id.startswith("$")
+    assert len(pdu.event_id) == 44
+    assert "unsigned" not in pdu.wire()
+    assert json.loads(pdu.canonical()) == pdu.wire()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"type": None},
+        {"type": 5},
+        {"type": "x" * 256},
+        {"type": "é" * 128},
+        {"state_key": 5},
+        {"state_key": "é" * 128},
+        {"state_key": "x" * 256},
+        {"sender": None},
+        {"sender": "alice"},
+        {"sender": "@a:" + "x" * 254},
+        {"room_id": None},
+        {"room_id": "r:a.example"},
+        {"room_id": "!" + "x" * 255},
+        {"content": None},
+        {"content": []},
+        {"content": {"a": 0.5}},
+        {"content": {"a": 2**53}},
+        {"content": {"a": "\ud800"}},
+        {"origin_server_ts": None},
+        {"origin_server_ts": "1"},
+        {"origin_server_ts": True},
+        {"depth": None},
+        {"depth": -1},
+        {"depth": 2**53},
+        {"depth": True},
+        {"depth": "3"},
+        {"prev_events": None},
+        {"prev_events": [ID] * 21},
+        {"prev_events": [[ID, {"sha256": "x"}]]},
+        {"prev_events": {}},
+        {"auth_events": None},
+        {"auth_events": [ID] * 11},
+        {"auth_events": [5]},
+        {"hashes": None},
+        {"hashes": {}},
+        {"hashes": {"sha256": 5}},
+        {"signatures": None},
+        {"signatures": []},
+        {"signatures": {"a.example": "x"}},
+        {"signatures": {"a.example": {"ed25519:1": 5}}},
+    ],
+    ids=str,
+)
+def test_malformed_events_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        parse(event(**changes))
+
+
+@pytest.mark.parametrize("value", [None, [], "x", 5])
+def test_an_event_is_an_object(value: object) -> None:
+    with pytest.raises(BadInput):
+        parse(value)
+
+
+def test_twenty_previous_and_ten_auth_events_are_allowed() -> None:
+    parse(event(prev_events=[ID] * 20, auth_events=[ID] * 10))
+
+
+def test_size_counts_signatures_but_not_unsigned() -> None:
+    def sized(total: int) -> dict[str, Any]:
+        bare = event(content={"body": ""})
+        return event(content={"body": "x" * (total - len(encode_canonical(bare)))})
+
+    assert len(encode_canonical(sized(MAX_PDU_BYTES))) == 65536
+    parse(sized(MAX_PDU_BYTES))
+    parse({**sized(MAX_PDU_BYTES), "unsigned": {"age": 5}})
+    with pytest.raises(BadInput) as caught:
+        parse(sized(MAX_PDU_BYTES + 1))
+    assert caught.value.errcode == "M_TOO_LARGE"
+
+
+def test_a_stray_event_id_is_taken_away() -> None:
+    assert parse(event(event_id="$other")) == parse(event())
+    assert "event_id" not in parse(event(event_id="$other")).json
+
+
+def test_a_version_12_create_event_names_no_room_and_gives_it_its_id() -> None:
+    create = event(get_version("12"), type="m.room.create", state_key="", room_id=None)
+    pdu = parse(create, "12")
+    assert pdu.room_id == "!" + pdu.event_id[1:]
+    with pytest.raises(BadInput):
+        parse(create, "11")
+
+
+@pytest.mark.parametrize("version_id", VERSION_IDS)
+def test_redacts_stands_where_the_version_keeps_it(version_id: str) -> None:
+    room = public_room(version_id)
+    message = room.send("m.room.message", ALICE, {"body": "x"})
+    pdu = room.send("m.room.redaction", ALICE, {"reason": "r"}, redacts=message.event_id)
+    assert pdu.redacts == message.event_id
+    in_content = version_id in ("11", "12")
+    assert ("redacts" in pdu.content, "redacts" in pdu.json) == (in_content, not in_content)
+    assert ("redacts" in redact_pdu(pdu).content) is in_content
+    assert "redacts" not in redact_pdu(pdu).json
+
+
+# Redaction
+
+
+FULL_POWER = {
+    "ban": 1,
+    "events": {"a": 1},
+    "events_default": 1,
+    "invite": 1,
+    "kick": 1,
+    "notifications": {"room": 1},
+    "redact": 1,
+    "state_default": 1,
+    "users": {ALICE: 1},
+    "users_default": 1,
+    "other": 1,
+}
+
+
+def kept(version_id: str, kind: str, content: dict[str, Any]) -> Any:
+    return redact(event(type=kind, content=content), get_version(version_id))["content"]
+
+
+def test_redacted_power_levels_lack_invite_until_version_10_and_i_1() -> None:
+    for version_id in VERSION_IDS:
+        gone = {"notifications", "other"} | ({"invite"} if version_id in ("10", "I.1") else set())
+        content = kept(version_id, "m.room.power_levels", FULL_POWER)
+        assert content.keys() == FULL_POWER.keys() - gone
+
+
+def test_redacted_create_lacks_room_version_until_version_10_and_i_1() -> None:
+    content = {"creator": ALICE, "room_version": "x", "m.federate": False}
+    for version_id in ("10", "I.1"):
+        assert kept(version_id, "m.room.create", content) == {"creator": ALICE}
+    for version_id in ("11", "12"):
+        assert kept(version_id, "m.room.create", content) == content
+
+
+def test_redacted_member_events_keep_the_signed_part_from_version_11() -> None:
+    content = {
+        "membership": "invite",
+        "displayname": "B",
+        "join_authorised_via_users_server": ALICE,
+        "third_party_invite": {"display_name": "b", "signed": {"token": "t"}},
+    }
+    always = {"membership": "invite", "join_authorised_via_users_server": ALICE}
+    for version_id in ("10", "I.1"):
+        assert kept(version_id, "m.room.member", content) == always
+    for version_id in ("11", "12"):
+        signed = {"third_party_invite": {"signed": {"token": "t"}}}
+        assert kept(version_id, "m.room.member", content) == always | signed
+        odd = {"membership": "invite", "third_party_invite": "x"}
+        assert kept(version_id, "m.room.member", odd) == {"membership": "invite"}
+
+
+@pytest.mark.parametrize("version_id", VERSION_IDS)
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("m.room.join_rules", {"join_rule", "allow"}),
+        ("m.room.history_visibility", {"history_visibility"}),
+        ("m.room.message", set()),
+        ("m.message", set()),
+        ("m.room.name", set()),
+        ("m.room.aliases", set()),
+        ("m.room.third_party_invite", set()),
+    ],
+)
+def test_redaction_keeps_these_content_keys(version_id: str, kind: str, keys: set[str]) -> None:
+    content = {
+        "join_rule": "x",
+        "allow": [],
+        "history_visibility": "x",
+        "body": "x",
+        "m.text": [],
+        "m.relates_to": {},
+        "name": "x",
+        "aliases": [],
+        "public_key": "x",
+    }
+    assert kept(version_id, kind, content).keys() == keys
+
+
+def test_top_level_keys_that_redaction_keeps_differ_from_version_11() -> None:
+    old: dict[str, Any] = {"origin": "x", "membership": "x", "prev_state": []}
+    more = {**old, "unsigned": {}, "redacts": "$x", "unknown": 1, "hub_server": "x"}
+    for version_id in VERSION_IDS:
+        keys = redact(event(**more), get_version(version_id)).keys()
+        assert keys & more.keys() == (old.keys() if version_id in ("10", "I.1") else set())
+
+
+events = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(["m.room.member", "m.room.create", "m.room.power_levels", "m.x"]),
+        "content": st.dictionaries(
+            st.sampled_from(["membership", "creator", "users", "third_party_invite", "x"]),
+            canonical_values,
+            max_size=4,
+        ),
+    },
+    optional={"origin": st.just("o"), "unknown": canonical_values, "unsigned": st.just({"a": 1})},
+)
+
+
+@given(changes=events, version_id=st.sampled_from(VERSION_IDS))
+def test_a_redacted_copy_has_the_same_id_and_redacts_to_itself(
+    changes: dict[str, Any], version_id: str
+) -> None:
+    version = get_version(version_id)
+    json = {**event(version), **changes}
+    once = redact(json, version)
+    assert redact(once, version) == once
+    assert event_id_of(once, version) == event_id_of(json, version)
+    assert "unsigned" not in once
+
+
+@given(changes=events, version_id=st.sampled_from(VERSION_IDS))
+def test_a_pdu_survives_storage(changes: dict[str, Any], version_id: str) -> None:
+    version = get_version(version_id)
+    json_in = {**event(version), **changes}
+    if version.event_format.room_id_from_create and changes["type"] == "m.room.create":
+        del json_in["room_id"]
+    pdu = Pdu.parse(json_in, version)
+    read_back = Pdu.trusted(json.loads(pdu.canonical()), version, pdu.event_id)
+    assert read_back.wire() == pdu.wire()
+    assert read_back.room_id == pdu.room_id
+    assert event_id_of(read_back.json, version) == pdu.event_id
+
+
+def test_event_id_changes_with_what_redaction_keeps_and_not_with_the_rest() -> None:
+    assert parse(event()).event_id == parse(event(content={"body": "y"})).event_id
+    assert parse(event()).event_id != parse(event(hashes={"sha256": "y"})).event_id
+    assert parse(event()).event_id != parse(event(depth=6)).event_id
+
+
+def test_the_content_hash_covers_unknown_keys_but_no_unsigned() -> None:
+    json = event()
+    json["hashes"] = {"sha256": content_hash(json)}
+    assert check_content_hash(json)
+    assert check_content_hash({**json, "unsigned": {"age": 1}, "signatures": {}})
+    assert not check_content_hash({**json, "unknown": 1})
+    assert not check_content_hash({**json, "redacts": "$x"})
+    assert not check_content_hash({**json, "hashes": {}})
+    assert not check_content_hash({**json, "hashes": {"sha256": "é"}})
+
+
+# Whether a redaction applies
+
+
+@pytest.mark.parametrize("version_id", VERSION_IDS)
+@pytest.mark.parametrize(
+    ("redactor", "author", "applies"),
+    [
+        (ALICE, BOB, True),  # by level
+        (BOB, BOB, True),
+        (DAVE, ALICE, True),  # the same server, another user
+        (BOB, ALICE, False),
+        (BOB, CAROL, False),
+    ],
+)
+def test_a_redaction_applies_by_level_or_by_server(
+    version_id: str, redactor: UserId, author: UserId, applies: bool
+) -> None:
+    room = public_room(version_id, BOB, CAROL, DAVE)
+    target = room.send("m.room.message", author, {"body": "x"})
+    redaction = room.send("m.room.redaction", redactor, {}, redacts=target.event_id)
+    state = room.state_after[redaction.event_id]
+    power = PowerLevels.of(room.events[state["m.room.power_levels", ""]], room.create)
+    assert may_apply_redaction(redaction, target, power) is applies
+
+
+def test_a_redaction_never_reaches_into_another_room() -> None:
+    one, two = public_room("11"), public_room("12")
+    target = one.send("m.room.message", ALICE, {"body": "x"})
+    redaction = two.send("m.room.redaction", ALICE, {}, redacts=target.event_id)
+    power = PowerLevels.of(None, two.create)
+    assert not may_apply_redaction(redaction, target, power)
+
+
+def test_a_redaction_only_applies_to_what_it_names() -> None:
+    room = public_room("12")
+    one = room.send("m.room.message", ALICE, {"body": "x"})
+    redaction = room.send("m.room.redaction", ALICE, {}, redacts=EventId("$other"))
+    assert not may_apply_redaction(redaction, one, PowerLevels.of(None, room.create))

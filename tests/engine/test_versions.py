@@ -1,0 +1,67 @@
+"""The registry: known versions, the grammar, and what every version must say."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.engine.versions import VERSIONS, RoomVersion, get_version, is_valid_version_id
+from bridge.errors import BadInput
+
+
+def test_the_known_versions() -> None:
+    assert list(VERSIONS) == ["10", "11", "12", "I.1"]
+    assert all(version.id == version_id for version_id, version in VERSIONS.items())
+
+
+@pytest.mark.parametrize("version_id", ["i.1", "I.", "I.1a", "I.2", "1", "", "10 ", "org.example"])
+def test_other_versions_are_unknown_and_never_guessed(version_id: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        get_version(version_id)
+    assert caught.value.errcode == "M_UNSUPPORTED_ROOM_VERSION"
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ("10", True),
+        ("I.1", True),
+        ("I.2.0", True),
+        ("org.matrix.msc1767.10", True),
+        ("i.1", True),  # a legal name of an unknown version
+        ("I.", False),
+        ("I.1a", False),
+        ("A.1", False),
+        ("", False),
+        ("1" * 33, False),
+        ("I." + "1" * 30, True),
+        ("I." + "1" * 31, False),
+        ("10\n", False),
+    ],
+)
+def test_the_grammar_is_matrix_s_or_the_mimi_family_s(text: str, valid: bool) -> None:
+    assert is_valid_version_id(text) is valid
+
+
+@pytest.mark.parametrize("version", VERSIONS.values(), ids=list(VERSIONS))
+def test_redaction_keeps_in_every_version_what_the_rules_and_the_hash_need(
+    version: RoomVersion,
+) -> None:
+    top_level = version.redaction.top_level
+    assert {
+        "type",
+        "room_id",
+        "sender",
+        "state_key",
+        "content",
+        "hashes",
+        "signatures",
+        "depth",
+        "prev_events",
+        "auth_events",
+        "origin_server_ts",
+    } <= top_level
+    assert not {"redacts", "unsigned"} & top_level
+
+
+def test_only_i_1_has_extensible_events() -> None:
+    assert [v.id for v in VERSIONS.values() if v.extensible_events] == ["I.1"]
