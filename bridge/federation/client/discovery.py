@@ -110,9 +110,12 @@ class Discovery:
             if cached is not None and self._clock.monotonic_s() < cached[0]:
                 return cached[1]
             # 3
-            delegated = await self._delegation(host)
-            location, good_for_s = await self._locate_delegated(delegated or ServerName(host))
-            self._locations.put(server, (self._clock.monotonic_s() + good_for_s, location))
+            delegation = await self._delegation(host)
+            location, good_for_s = await self._locate_delegated(
+                delegation.server or ServerName(host)
+            )
+            until_s = min(self._clock.monotonic_s() + good_for_s, delegation.until_s)
+            self._locations.put(server, (until_s, location))
             return location
 
     def forget(self, server: ServerName) -> None:
@@ -146,13 +149,13 @@ class Discovery:
             return _location(host, endpoints), _within(good_for_s, MIN_LOCATION_S, MAX_LOCATION_S)
         return _location(host, (Endpoint(host=host, port=DEFAULT_PORT),)), LOCATION_S
 
-    async def _delegation(self, host: str) -> ServerName | None:
+    async def _delegation(self, host: str) -> _WellKnown:
         known = self._well_known.get(host)
         now = self._clock.monotonic_s()
         if known is None or now >= known.until_s:
             known = await self._ask_well_known(host, known)
             self._well_known.put(host, known)
-        return known.server
+        return known
 
     async def _ask_well_known(self, host: str, previous: _WellKnown | None) -> _WellKnown:
         """A failure backs off, and what was known before stays good for its 48 hours."""

@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from bridge.engine.canonical import JsonObject
+from bridge.engine.keys import SigningKey
+from bridge.engine.signing import sign_json
+from bridge.errors import BadInput, IsthmusError, Refused, Unavailable
+from bridge.federation.client.keyring import ServerKey, ServerKeyRing, read_server_keys
+from bridge.ids import KeyId, ServerName
+from tests.support.clock import FakeClock
+
+US = ServerName("us.example")
+PEER = ServerName("peer.example")
+NOTARY = ServerName("notary.example")
+DAY_MS = 24 * 3600 * 1000
+
+
+def key(version: str) -> SigningKey:
+    return SigningKey.from_seed(version, version.encode().ljust(32, b"."))
+
+
+def document(
+    server: ServerName,
+    *current: SigningKey,
+    valid_until_ts: object,
+    old: Mapping[str, JsonObject] | None = None,
+) -> JsonObject:
+    made: JsonObject = {
+        "server_name": server,
+        "valid_until_ts": valid_until_ts,
+        "verify_keys": {each.key_id: {"key": each.verify_key_base64} for each in current},
+        "old_verify_keys": old or {},
+    }
+    return sign_json(made, server=server, key=current[0])
+
+
+@dataclass
+class Store:
+    keys: dict[tuple[ServerName, KeyId], ServerKey] = field(default_factory=dict)
+
+    async def find(self, server: ServerName, key_id: KeyId) -> ServerKey | None:
+        return self.keys.get((server, key_id))
+
+    async def put(self, keys: Sequence[ServerKey]) -> None:
+        for each in keys:
+            self.keys[each.server, each.key_id] = each
+
+
+@dataclass
+class Network:
+    """Answers by server, or what to raise; `asked` in order."""
+
+    answers: dict[ServerName, Any] = field(default_factory=dict)
+    asked: list[tuple[ServerName, str]] = field(default_factory=list)
+    bodies: list[JsonObject | None] = field(default_factory=list)
+    entrusted: dict[ServerName, Any] = field(default_factory=dict)
+
+    async def request(
+        self,
+        peer: ServerName,
+        method: str,
+        path: str,
+        *,
+        endpoint: str,
+        query: Sequence[tuple[str, str]] = (),
+        body: JsonObject | None = None,
+        timeout_s: float = 1.0,
+        max_bytes: int = 1,
+        signed: bool = True,
+    ) -> Any:
+        self.asked.append((peer, path))
+        self.bodies.append(body)
+        await asyncio.sleep(0)
+        table = self.entrusted if path.endswith("/query") else self.answers
+        found = table.get(peer, Unavailable("nobody there"))
+        if isinstance(found, IsthmusError):
+            raise found
+        return found
+
+
+@dataclass
+class World:
+    clock: FakeClock = field(default_factory=FakeClock)
+    network: Network = field(default_factory=Network)
+    store: Store = field(default_factory=Store)
+    notaries: tuple[ServerName, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.ring = ServerKeyRing(
+            own_name=US,
+            own_keys={key("own").key_id: key("own").verify_key_base64},
+            transport=self.network,
+            store=self.store,
+            clock=self.clock,
+            notaries=self.notaries,
+        )
+
+    def publish(self, *current: SigningKey, for_ms: int = DAY_MS, **more: Any) -> None:
+        until = self.clock.now_ms() + for_ms
+        self.network.answers[PEER] = document(PEER, *current, valid_until_ts=until, **more)
+
+    async def ask(self, version: str, in_ms: int = 0, server: ServerName = PEER) -> str | None:
+        return await self.ring.verify_key(
+            server, KeyId(f"ed25519:{version}"), self.clock.now_ms() + in_ms
+        )
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_a_key_is_fetched_once_and_remembered(world: World) -> None:
+    world.publish(key("a"))
+    assert await world.ask("a") == key("a").verify_key_base64
+    assert await world.ask("a") == key("a").verify_key_base64
+    assert world.network.asked == [(PEER, "/_matrix/key/v2/server")]
+
+
+async def test_a_stored_key_survives_a_restart(world: World) -> None:
+    world.publish(key("a"))
+    await world.ask("a")
+    world.restart()
+    assert await world.ask("a") == key("a").verify_key_base64
+    assert len(world.network.asked) == 1
+
+
+async def test_many_who_wait_for_one_server_cause_one_request(world: World) -> None:
+    world.publish(key("a"), key("b"))
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(world.ask(version)) for version in "abab"]
+    assert all(each.result() is not None for each in waiting)
+    assert len(world.network.asked) == 1
+
+
+async def test_our_own_keys_are_known_without_asking(world: World) -> None:
+    assert await world.ask("own", server=US) == key("own").verify_key_base64
+    assert await world.ask("other", server=US) is None
+    assert world.network.asked == []
+
+
+async def test_a_key_past_its_validity_is_fetched_again(world: World) -> None:
+    world.publish(key("a"), for_ms=DAY_MS)
+    await world.ask("a")
+    world.clock.shift(24 * 3600 + 1)
+    world.publish(key("a"), for_ms=DAY_MS)
+    assert await world.ask("a") is not None
+    assert len(world.network.asked) == 2
+    # What it signed while it counted needs no new answer.
+    assert await world.ask("a", in_ms=-DAY_MS) is not None
+    assert len(world.network.asked) == 2
+
+
+async def test_a_key_that_its_server_let_run_out_does_not_count(world: World) -> None:
+    world.publish(key("a"), for_ms=1000)
+    assert await world.ask("a", in_ms=1001) is None
+    assert await world.ask("a", in_ms=1000) is not None
+
+
+async def test_validity_is_believed_for_seven_days_at_most(world: World) -> None:
+    world.publish(key("a"), for_ms=1000 * DAY_MS)
+    assert await world.ask("a", in_ms=7 * DAY_MS) is not None
+    assert await world.ask("a", in_ms=7 * DAY_MS + 1) is None
+
+
+async def test_an_old_key_counts_for_events_before_it_expired(world: World) -> None:
+    expired_ts = world.clock.now_ms() - 5000
+    old = {"ed25519:old": {"key": key("old").verify_key_base64, "expired_ts": expired_ts}}
+    world.publish(key("a"), old=old)
+    assert await world.ask("old", in_ms=-5000) == key("old").verify_key_base64
+    assert await world.ask("old", in_ms=-4999) is None
+    assert await world.ask("old") is None
+
+
+async def test_an_old_key_never_counts_for_a_request_now(world: World) -> None:
+    later = world.clock.now_ms() + DAY_MS
+    old = {"ed25519:old": {"key": key("old").verify_key_base64, "expired_ts": later}}
+    world.publish(key("a"), old=old)
+    assert await world.ask("old") is None
+
+
+async def test_a_key_that_was_retired_stops_counting_when_that_is_learnt(world: World) -> None:
+    world.publish(key("a"))
+    await world.ask("a")
+    retired = {"key": key("a").verify_key_base64, "expired_ts": world.clock.now_ms()}
+    world.clock.shift(3600)
+    world.publish(key("b"), old={"ed25519:a": retired})
+    assert await world.ask("b") is not None
+    assert await world.ask("a") is None
+    assert await world.ask("a", in_ms=-3600_000) is not None
+
+
+async def test_a_missing_key_is_asked_for_again_only_after_a_while(world: World) -> None:
+    world.publish(key("a"))
+    assert await world.ask("b") is None
+    world.publish(key("a"), key("b"))
+    assert await world.ask("b") is None
+    assert len(world.network.asked) == 1
+    world.clock.shift(31)
+    assert await world.ask("b") is not None
+
+
+async def test_a_server_that_does_not_answer_is_left_alone_for_longer_and_longer(
+    world: World,
+) -> None:
+    for _ in range(3600):
+        with pytest.raises(Unavailable):
+            await world.ask("a")
+        world.clock.shift(1)
+    # After 0, 30, 90, 210 and 450 seconds, and then every 300.
+    assert len(world.network.asked) == 5 + (3600 - 450 - 1) // 300
+    world.publish(key("a"))
+    world.clock.shift(300)
+    assert await world.ask("a") is not None
+
+
+async def test_the_wait_is_told(world: World) -> None:
+    with pytest.raises(Unavailable):
+        await world.ask("a")
+    with pytest.raises(Unavailable) as caught:
+        await world.ask("a")
+    assert caught.value.retry_after_s == pytest.approx(30.0)
+
+
+async def test_a_known_key_needs_no_living_server(world: World) -> None:
+    world.publish(key("a"))
+    await world.ask("a")
+    world.network.answers.clear()
+    world.clock.shift(60)
+    with pytest.raises(Unavailable):
+        await world.ask("b")
+    assert await world.ask("a") is not None
+
+
+def _tampered(change: Mapping[str, Any]) -> JsonObject:
+    return {**document(PEER, key("a"), valid_until_ts=2**50), **change}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [],
+        {},
+        _tampered({"server_name": NOTARY}),
+        _tampered({"valid_until_ts": 2**50 + 1}),
+        _tampered({"verify_keys": {"ed25519:a": {"key": key("b").verify_key_base64}}}),
+        _tampered({"signatures": {}}),
+        document(PEER, key("a"), valid_until_ts="soon"),
+        document(PEER, key("a"), valid_until_ts=True),
+        _tampered({"verify_keys": []}),
+        _tampered({"verify_keys": {"ed25519:a": {}}}),
+        _tampered({"more": 1.5}),
+        document(
+            PEER,
+            key("a"),
+            valid_until_ts=1,
+            old={"ed25519:x": {"key": "abc", "expired_ts": "then"}},
+        ),
+        document(NOTARY, key("a"), valid_until_ts=2**50),
+    ],
+)
+async def test_a_key_document_that_is_not_right_is_none(world: World, answer: Any) -> None:
+    with pytest.raises(BadInput):
+        read_server_keys(answer, PEER, now_ms=0)
+    world.network.answers[PEER] = answer
+    with pytest.raises(Unavailable):
+        await world.ask("a")
+    assert world.store.keys == {}
+
+
+async def test_keys_of_other_algorithms_are_passed_over(world: World) -> None:
+    made = document(PEER, key("a"), valid_until_ts=2**50)
+    del made["signatures"]
+    made["verify_keys"]["rsa:1"] = {"key": "abc"}
+    world.network.answers[PEER] = sign_json(made, server=PEER, key=key("a"))
+    assert await world.ask("a") is not None
+    assert [key_id for _, key_id in world.store.keys] == ["ed25519:a"]
+
+
+@pytest.fixture
+def notarised() -> World:
+    return World(notaries=(NOTARY,))
+
+
+def _entrust(world: World, signer: SigningKey, *current: SigningKey, for_ms: int) -> None:
+    until = world.clock.now_ms() + for_ms
+    world.network.answers[NOTARY] = document(
+        NOTARY, key("n"), valid_until_ts=world.clock.now_ms() + DAY_MS
+    )
+    entry = document(PEER, *current, valid_until_ts=until)
+    entry = sign_json(entry, server=NOTARY, key=signer)
+    world.network.entrusted[NOTARY] = {"server_keys": [entry]}
+
+
+async def test_a_notary_answers_for_a_server_that_does_not(notarised: World) -> None:
+    _entrust(notarised, key("n"), key("a"), for_ms=DAY_MS)
+    assert await notarised.ask("a") == key("a").verify_key_base64
+    assert [path for _, path in notarised.network.asked] == [
+        "/_matrix/key/v2/server",
+        "/_matrix/key/v2/query",
+        "/_matrix/key/v2/server",
+    ]
+    criteria = {"minimum_valid_until_ts": notarised.clock.now_ms()}
+    assert notarised.network.bodies[1] == {"server_keys": {PEER: {"ed25519:a": criteria}}}
+
+
+async def test_a_notary_must_have_signed(notarised: World) -> None:
+    _entrust(notarised, key("other"), key("a"), for_ms=DAY_MS)
+    with pytest.raises(Unavailable):
+        await notarised.ask("a")
+    assert (PEER, KeyId("ed25519:a")) not in notarised.store.keys
+
+
+async def test_a_server_that_answers_is_asked_alone(notarised: World) -> None:
+    _entrust(notarised, key("n"), key("a"), for_ms=DAY_MS)
+    notarised.publish(key("a"))
+    await notarised.ask("a")
+    assert len(notarised.network.asked) == 1
+
+
+async def test_an_old_copy_at_a_notary_does_not_shorten_what_is_known(notarised: World) -> None:
+    notarised.publish(key("a"), for_ms=DAY_MS)
+    await notarised.ask("a")
+    notarised.network.answers[PEER] = Refused("gone")
+    _entrust(notarised, key("n"), key("a"), for_ms=1000)
+    notarised.clock.shift(60)
+    assert await notarised.ask("b") is None
+    assert await notarised.ask("a", in_ms=3600_000) is not None
+
+
+async def test_without_notaries_nobody_else_is_asked(world: World) -> None:
+    _entrust(world, key("n"), key("a"), for_ms=DAY_MS)
+    with pytest.raises(Unavailable):
+        await world.ask("a")
+    assert {peer for peer, _ in world.network.asked} == {PEER}
