@@ -17,8 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bridge.errors import BadInput, Misconfigured
-from bridge.ids import parse_server_name
+from bridge.errors import Misconfigured
 
 Port = Annotated[int, Field(ge=0, lt=65536)]
 Positive = Annotated[int, Field(gt=0)]
@@ -131,14 +130,6 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
-
-    @field_validator("server_name")
-    @classmethod
-    def _server_name(cls, value: str) -> str:
-        try:
-            return parse_server_name(value)
-        except BadInput as exc:
-            raise ValueError(exc.reason) from exc
 
     def path(self, value: Path) -> Path:
         """A path of the settings, seen from the data folder."""
