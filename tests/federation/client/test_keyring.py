@@ -13,6 +13,7 @@ from bridge.engine.signing import sign_json
 from bridge.errors import BadInput, IsthmusError, Refused, Unavailable
 from bridge.federation.client.keyring import ServerKey, ServerKeyRing, read_server_keys
 from bridge.ids import KeyId, ServerName
+from bridge.rooms.network import KeyRing
 from tests.support.clock import FakeClock
 
 US = ServerName("us.example")
@@ -95,7 +96,7 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        self.ring = ServerKeyRing(
+        self.ring: KeyRing = ServerKeyRing(
             own_name=US,
             own_keys={key("own").key_id: key("own").verify_key_base64},
             transport=self.network,
