@@ -265,12 +265,12 @@ def _is_expressible(document: Document) -> bool:
 def _write_line(runs: tuple[Run, ...]) -> str:
     wanted = _visible(runs)
     plain = "".join(run.text for run in wanted)
-    for look in (wanted, _reachable(wanted)):
+    for look in (wanted, _reachable(wanted), merge([Run(plain)])):
         for joiner in ("", _JOINER):
             written = _joined(_delimited(nest(_hoisted(_guarded(look, joiner)))), joiner)
             if not _starts_block(written) and _same_look(_parse_spans(written), look):
                 return written
-    return _JOINER + plain if _starts_block(plain) else plain
+    return _JOINER + plain  # cannot be reached: guarded plain text opens nothing
 
 
 def _visible(runs: tuple[Run, ...]) -> tuple[Run, ...]:
@@ -428,7 +428,7 @@ class _Marked:
             elif blocks := self.build(block.start, block.end, inner, depth=deeper):
                 yield Quote(blocks)
         else:
-            starts = sorted({i for i in block.items if block.start <= i < block.end})
+            starts = sorted({block.start, *(i for i in block.items if block.start < i < block.end)})
             items: list[Document] = []
             for start, end in zip(starts, [*starts[1:], block.end], strict=True):
                 marker = _ITEM_MARK.match(self.body, start, end)
@@ -440,8 +440,6 @@ class _Marked:
                     items.append(item)
             if items:
                 yield Listing(tuple(items), block.ordered)
-            else:
-                yield from self._paragraph(block.start, block.end, depth)
 
     def _paragraph(self, start: int, end: int, depth: int) -> Iterator[Block]:
         """The text of a range without quotation marks and without line ends at its borders."""
