@@ -1,12 +1,50 @@
-"""What we answer as resident server, and to invites from outside. Signatures; bodies follow."""
+"""What we answer as resident server, and to invites from outside.
+
+Letting somebody in: a template of an event on top of the room (`make_`), then the signed event is
+verified, judged like every received one, appended, and sent on by us to everybody else. Who may
+read: servers with a joined user that the room's ACL allows, and of what was said before only what
+the history visibility shows them. Spec: S2S, joining rooms; restricted rooms; leaving rooms;
+inviting to a room; backfilling and retrieving missing events; retrieving events.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
-from bridge.errors import Refused
-from bridge.ids import EventId, RoomId, RoomVersionId, ServerName, UserId
-from bridge.rooms.network import Json
+from bridge.engine.auth import check_auth
+from bridge.engine.build import Draft, countersign, prototype
+from bridge.engine.keys import SigningKey
+from bridge.engine.pdu import Pdu
+from bridge.engine.receipt import Verdict
+from bridge.engine.state import MEMBER
+from bridge.engine.stateres import auth_chain
+from bridge.engine.versions import VERSIONS
+from bridge.errors import BadInput, NotFound, Refused
+from bridge.ids import (
+    EventId,
+    RoomId,
+    RoomVersionId,
+    ServerName,
+    TraceId,
+    UserId,
+    parse_user_id,
+    server_of,
+)
+from bridge.rooms.accept import Acceptor
+from bridge.rooms.load import KnownEvent, Room, RoomStates
+from bridge.rooms.network import Json, Lookups
+from bridge.rooms.outside import Outside
+from bridge.rooms.restricted import find_voucher, needs_voucher
+from bridge.rooms.send import Sender
+from bridge.rooms.verify import Verifier
+from bridge.rooms.visibility import check_in_room, check_server, visible_form
+
+MAX_BACKFILL = 100
+MAX_MISSING_EVENTS = 50
+MAX_WALK = 1_000
+"""Events looked at for one walk back through the graph."""
 
 
 class IncompatibleVersion(Refused):
@@ -24,6 +62,31 @@ class Answers:
     and history visibility are checked here. Errors: `Refused` (403 unless the errcode says more),
     `NotFound`, `BadInput`, `Unavailable`."""
 
+    def __init__(
+        self,
+        *,
+        server_name: ServerName,
+        key: SigningKey,
+        states: RoomStates,
+        sender: Sender,
+        acceptor: Acceptor,
+        outside: Outside,
+        verifier: Verifier,
+        lookups: Lookups,
+        new_trace: Callable[[], TraceId],
+    ) -> None:
+        self._server_name = server_name
+        self._key = key
+        self._states = states
+        self._sender = sender
+        self._acceptor = acceptor
+        self._outside = outside
+        self._verifier = verifier
+        self._lookups = lookups
+        self._new_trace = new_trace
+
+    # --- joins ------------------------------------------------------------------------------
+
     async def make_join(
         self,
         origin: ServerName,
@@ -32,22 +95,98 @@ class Answers:
         versions: Sequence[RoomVersionId],
     ) -> Json:
         """`{"room_version", "event"}`. Raises `IncompatibleVersion`."""
-        raise NotImplementedError
+        room = await self._open_room(origin, room_id)
+        if room.version.id not in versions:
+            raise IncompatibleVersion(room.version.id)
+        content: dict[str, Any] = {"membership": "join"}
+        if await needs_voucher(self._states, room, user_id):
+            content["join_authorised_via_users_server"] = await find_voucher(
+                self._states, room, user_id, self._server_name
+            )
+        return await self._template(origin, room, user_id, content)
 
     async def send_join(
         self, origin: ServerName, room_id: RoomId, event_id: EventId, pdu: Json
     ) -> Json:
         """The version 2 answer: `state`, `auth_chain`, `event`, `origin`, `members_omitted`."""
-        raise NotImplementedError
+        room = await self._open_room(origin, room_id)
+        join = self._parse_member(origin, room, event_id, pdu, "join")
+        voucher = join.content.get("join_authorised_via_users_server")
+        if isinstance(voucher, str) and server_of(UserId(voucher)) == self._server_name:
+            if await needs_voucher(self._states, room, join.sender):
+                await find_voucher(self._states, room, join.sender, self._server_name)
+            join = countersign(join, key=self._key, server=self._server_name)
+        known = await self._let_in(room, join)
+        before = await self._states.before(known)
+        state = await self._in_order(before.state.values())
+        chain = await self._states.drive(auth_chain(before.state.values()))
+        return {
+            "origin": self._server_name,
+            "event": known.pdu.wire(),
+            "state": [one.pdu.wire() for one in state],
+            "auth_chain": [one.wire() for one in chain.values()],
+            "members_omitted": False,
+        }
+
+    # --- leaves -----------------------------------------------------------------------------
 
     async def make_leave(self, origin: ServerName, room_id: RoomId, user_id: UserId) -> Json:
         """`{"room_version", "event"}`."""
-        raise NotImplementedError
+        room = await self._open_room(origin, room_id)
+        return await self._template(origin, room, user_id, {"membership": "leave"})
 
     async def send_leave(
         self, origin: ServerName, room_id: RoomId, event_id: EventId, pdu: Json
     ) -> None:
-        raise NotImplementedError
+        room = await self._open_room(origin, room_id)
+        await self._let_in(room, self._parse_member(origin, room, event_id, pdu, "leave"))
+
+    async def _open_room(self, origin: ServerName, room_id: RoomId) -> Room:
+        room = await self._states.joined_room(room_id)
+        await check_server(self._states, room, origin)
+        return room
+
+    async def _template(
+        self, origin: ServerName, room: Room, user_id: UserId, content: dict[str, Any]
+    ) -> Json:
+        if server_of(user_id) != origin:
+            raise Refused(f"{user_id} is no user of {origin}", rule="origin")
+        draft = Draft(
+            room_id=room.room_id, type=MEMBER, sender=user_id, content=content, state_key=user_id
+        )
+        template, before = await self._sender.template(room, draft)
+        event = prototype(template, room.version)
+        check_auth(event, await self._states.auth_state(before.state, event))
+        return {"room_version": room.version.id, "event": template}
+
+    def _parse_member(
+        self, origin: ServerName, room: Room, event_id: EventId, json: Json, membership: str
+    ) -> Pdu:
+        """The event that a peer asks us to let in says what the endpoint is for."""
+        pdu = Pdu.parse(json, room.version)
+        if pdu.event_id != event_id:
+            raise BadInput("the event has another ID", errcode="M_INVALID_PARAM")
+        if pdu.room_id != room.room_id or pdu.membership != membership:
+            raise BadInput(f"no {membership} event of this room", errcode="M_INVALID_PARAM")
+        if pdu.sender != pdu.state_key or pdu.sender_server != origin:
+            raise Refused("somebody else's membership", rule="origin")
+        return pdu
+
+    async def _let_in(self, room: Room, pdu: Pdu) -> KnownEvent:
+        """Judge and append a member event; we send it on. Nothing is stored unless accepted."""
+        checked = await self._verifier.check(pdu)
+        decision = await self._acceptor.accept(
+            room.room_id,
+            checked,
+            trace_id=self._new_trace(),
+            outgoing=True,
+            refuses_soft_failure=True,
+        )
+        if decision.verdict is not Verdict.ACCEPTED:
+            raise Refused(decision.reason or "not allowed", rule=decision.rule)
+        return await self._states.event(pdu.event_id)
+
+    # --- invites ----------------------------------------------------------------------------
 
     async def invite(
         self,
@@ -62,29 +201,77 @@ class Answers:
 
         For v1 the caller passes room version 1 (which we do not know: refused).
         """
-        raise NotImplementedError
+        version = VERSIONS.get(room_version)
+        if version is None:
+            raise IncompatibleVersion(room_version)
+        invite = Pdu.parse(pdu, version)
+        if invite.event_id != event_id or invite.room_id != room_id:
+            raise BadInput("the event is another one", errcode="M_INVALID_PARAM")
+        if invite.membership != "invite" or invite.state_key is None:
+            raise BadInput("the event is no invite", errcode="M_INVALID_PARAM")
+        target = parse_user_id(invite.state_key)
+        if server_of(target) != self._server_name:
+            raise BadInput(f"{target} is no user of ours", errcode="M_INVALID_PARAM")
+        if invite.sender_server != origin:
+            raise Refused(f"the inviter is no user of {origin}", rule="origin")
+        checked = await self._verifier.check(invite)
+        if not await self._lookups.user_exists(target):
+            raise NotFound(f"{target} does not exist")
+        signed = countersign(checked, key=self._key, server=self._server_name)
+        room = await self._states.find_room(room_id)
+        if room is None or not room.joined:
+            await self._outside.store_invite(
+                signed, origin=origin, room_state=invite_room_state, trace_id=self._new_trace()
+            )
+        return signed.wire()
+
+    # --- reading ----------------------------------------------------------------------------
 
     async def event(self, origin: ServerName, event_id: EventId) -> Json:
         """The PDU; the caller wraps it as a transaction."""
-        raise NotImplementedError
+        known = await self._states.event(event_id)
+        room = await self._readable_room(origin, known.pdu.room_id)
+        pdu = await visible_form(self._states, room, known, origin)
+        if pdu is None:
+            raise NotFound(f"event {event_id} is not known")
+        return pdu.wire()
 
     async def state(self, origin: ServerName, room_id: RoomId, event_id: EventId) -> Json:
         """`{"pdus", "auth_chain"}` before the event."""
-        raise NotImplementedError
+        ids = await self._state_before(origin, room_id, event_id)
+        chain = await self._states.drive(auth_chain(ids))
+        return {
+            "pdus": [one.pdu.wire() for one in await self._in_order(ids)],
+            "auth_chain": [one.wire() for one in chain.values()],
+        }
 
     async def state_ids(self, origin: ServerName, room_id: RoomId, event_id: EventId) -> Json:
         """`{"pdu_ids", "auth_chain_ids"}` before the event."""
-        raise NotImplementedError
+        ids = await self._state_before(origin, room_id, event_id)
+        chain = await self._states.drive(auth_chain(ids))
+        return {"pdu_ids": sorted(ids), "auth_chain_ids": sorted(chain)}
 
     async def event_auth(self, origin: ServerName, room_id: RoomId, event_id: EventId) -> Json:
         """`{"auth_chain"}`."""
-        raise NotImplementedError
+        room = await self._readable_room(origin, room_id)
+        await self._event_of(room, event_id)
+        chain = await self._states.drive(auth_chain([event_id]))
+        return {"auth_chain": [one.wire() for one in chain.values()]}
 
     async def backfill(
         self, origin: ServerName, room_id: RoomId, event_ids: Sequence[EventId], limit: int
     ) -> list[Json]:
         """PDUs, newest first; the caller wraps them as a transaction."""
-        raise NotImplementedError
+        room = await self._readable_room(origin, room_id)
+        found = await self._walk(
+            room,
+            event_ids,
+            stop=(),
+            min_depth=0,
+            limit=max(0, min(limit, MAX_BACKFILL)),
+            skip=(),
+        )
+        return await self._visible(room, found, origin)
 
     async def get_missing_events(
         self,
@@ -96,4 +283,74 @@ class Answers:
         min_depth: int,
     ) -> list[Json]:
         """`{"events": this}`, oldest first."""
-        raise NotImplementedError
+        room = await self._readable_room(origin, room_id)
+        found = await self._walk(
+            room,
+            latest,
+            stop=set(earliest),
+            min_depth=min_depth,
+            limit=max(0, min(limit, MAX_MISSING_EVENTS)),
+            skip=set(latest),
+        )
+        return await self._visible(room, found[::-1], origin)
+
+    async def _readable_room(self, origin: ServerName, room_id: RoomId) -> Room:
+        room = await self._states.joined_room(room_id)
+        await check_in_room(self._states, room, origin)
+        return room
+
+    async def _event_of(self, room: Room, event_id: EventId) -> KnownEvent:
+        known = await self._states.event(event_id)
+        if known.pdu.room_id != room.room_id:
+            raise NotFound(f"event {event_id} is not known in this room")
+        return known
+
+    async def _state_before(
+        self, origin: ServerName, room_id: RoomId, event_id: EventId
+    ) -> Collection[EventId]:
+        room = await self._readable_room(origin, room_id)
+        known = await self._event_of(room, event_id)
+        return set((await self._states.before(known)).state.values())
+
+    async def _in_order(self, event_ids: Iterable[EventId]) -> list[KnownEvent]:
+        found = await self._states.events(event_ids)
+        return sorted(found.values(), key=lambda one: (one.pdu.depth, one.pdu.event_id))
+
+    async def _walk(
+        self,
+        room: Room,
+        start: Sequence[EventId],
+        *,
+        stop: Collection[EventId],
+        min_depth: int,
+        limit: int,
+        skip: Collection[EventId],
+    ) -> list[KnownEvent]:
+        """Back through the graph from `start`, deepest first."""
+        heap: list[tuple[int, EventId]] = []
+        reached: dict[EventId, KnownEvent] = {}
+        found: list[KnownEvent] = []
+
+        async def reach(event_ids: Iterable[EventId]) -> None:
+            new = [one for one in event_ids if one not in reached and one not in stop]
+            for event_id, known in (await self._states.events(new)).items():
+                if known.outlier or known.pdu.room_id != room.room_id:
+                    continue
+                if known.pdu.depth >= min_depth:
+                    reached[event_id] = known
+                    heapq.heappush(heap, (-known.pdu.depth, event_id))
+
+        await reach(start[:MAX_BACKFILL])
+        while heap and len(found) < limit and len(reached) < MAX_WALK:
+            _, event_id = heapq.heappop(heap)
+            known = reached[event_id]
+            if event_id not in skip:
+                found.append(known)
+            await reach(known.pdu.prev_events)
+        return found
+
+    async def _visible(
+        self, room: Room, found: Sequence[KnownEvent], origin: ServerName
+    ) -> list[Json]:
+        pdus = [await visible_form(self._states, room, one, origin) for one in found]
+        return [pdu.wire() for pdu in pdus if pdu is not None]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -98,6 +98,35 @@ class Repeated(Exception):
         self.event_id = event_id
 
 
+class RoomLocks:
+    """One lock per room, for as long as somebody holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[RoomId, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def locked(self, room_id: RoomId) -> AsyncIterator[None]:
+        """Raises `Unavailable` when it takes too long to get a turn."""
+        lock, users = self._locks.get(room_id, (asyncio.Lock(), 0))
+        self._locks[room_id] = (lock, users + 1)
+        try:
+            try:
+                async with asyncio.timeout(LOCK_TIMEOUT_S):
+                    await lock.acquire()
+            except TimeoutError as exc:
+                raise Unavailable(f"room {room_id} is busy") from exc
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            lock, users = self._locks[room_id]
+            if users == 1:
+                del self._locks[room_id]
+            else:
+                self._locks[room_id] = (lock, users - 1)
+
+
 class Appender:
     """Plans and commits."""
 
@@ -108,28 +137,11 @@ class Appender:
         self._database = database
         self._states = states
         self._clock = clock
-        self._locks: dict[RoomId, tuple[asyncio.Lock, int]] = {}
+        self._locks = RoomLocks()
 
-    @asynccontextmanager
-    async def locked(self, room_id: RoomId) -> AsyncIterator[None]:
+    def locked(self, room_id: RoomId) -> AbstractAsyncContextManager[None]:
         """The room's lane. Never wait for a peer inside it."""
-        lock, users = self._locks.get(room_id, (asyncio.Lock(), 0))
-        self._locks[room_id] = (lock, users + 1)
-        try:
-            async with asyncio.timeout(LOCK_TIMEOUT_S):
-                await lock.acquire()
-            try:
-                yield
-            finally:
-                lock.release()
-        except TimeoutError as exc:
-            raise Unavailable(f"room {room_id} is busy") from exc
-        finally:
-            lock, users = self._locks[room_id]
-            if users == 1:
-                del self._locks[room_id]
-            else:
-                self._locks[room_id] = (lock, users - 1)
+        return self._locks.locked(room_id)
 
     async def until_unmoved(self, room_id: RoomId, attempt: Callable[[], Awaitable[T]]) -> T:
         """Run `attempt` in the room's lane, again whenever the room moved under it."""

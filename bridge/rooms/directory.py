@@ -1,26 +1,101 @@
-"""Aliases and profiles: ours from storage and the bridge side, others' from their server."""
+"""Aliases and profiles: ours from storage and the bridge side, others' from their server.
+
+Spec: S2S, querying for information; client-server API, room aliases, profiles.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridge.ids import RoomAlias, RoomId, ServerName, UserId
-from bridge.rooms.network import UserProfile
+from bridge.errors import BadInput, NotFound
+from bridge.ids import RoomAlias, RoomId, ServerName, UserId, server_of
+from bridge.rooms.network import Lookups, Peers, UserProfile
+from bridge.storage import aliases, profiles
+from bridge.storage import rooms as room_rows
+from bridge.storage.database import Database
+
+MAX_SERVERS = 20
+"""Candidates for a join that one answer names."""
 
 
 class Directory:
+    """Names of rooms and people."""
+
+    def __init__(
+        self,
+        *,
+        server_name: ServerName,
+        database: Database,
+        lookups: Lookups,
+        peers: Peers,
+    ) -> None:
+        self._server_name = server_name
+        self._database = database
+        self._lookups = lookups
+        self._peers = peers
+
     async def resolve_alias(self, alias: RoomAlias) -> tuple[RoomId, Sequence[ServerName]]:
         """Ours or another server's. `NotFound`, `Unavailable`."""
-        raise NotImplementedError
+        server = server_of(alias)
+        if server == self._server_name:
+            return await self.local_alias(alias)
+        room_id, servers = await self._peers.query_directory(server, alias)
+        return room_id, list(dict.fromkeys([server, *servers]))[:MAX_SERVERS]
 
     async def local_alias(self, alias: RoomAlias) -> tuple[RoomId, Sequence[ServerName]]:
         """For `/query/directory`: only aliases of our own server. `NotFound`."""
-        raise NotImplementedError
+        if server_of(alias) != self._server_name:
+            raise NotFound(f"{alias} is no alias of ours")
+        room_id = await self._database.read(lambda tx: aliases.find(tx, alias))
+        if room_id is None:
+            room_id = await self._lookups.alias(alias)
+        if room_id is None:
+            raise NotFound(f"{alias} names no room")
+        found = room_id
+        servers = await self._database.read(lambda tx: room_rows.servers(tx, found))
+        others = sorted(servers - {self._server_name})
+        return found, [self._server_name, *others][:MAX_SERVERS]
 
     async def profile(self, user_id: UserId) -> UserProfile:
         """Ours or another server's. `NotFound`, `Unavailable`."""
-        raise NotImplementedError
+        server = server_of(user_id)
+        if server == self._server_name:
+            return await self.local_profile(user_id)
+        try:
+            answer = await self._peers.query_profile(server, user_id)
+        except BadInput as exc:
+            raise NotFound(f"{server} has no profile of {user_id}") from exc
+        return UserProfile(
+            displayname=_text(answer.get("displayname")),
+            avatar_url=_text(answer.get("avatar_url")),
+        )
 
     async def local_profile(self, user_id: UserId) -> UserProfile:
         """For `/query/profile`: only users of our own server. `NotFound`."""
-        raise NotImplementedError
+        if server_of(user_id) != self._server_name:
+            raise NotFound(f"{user_id} is no user of ours")
+        stored = await self.stored_profile(user_id)
+        if stored is not None:
+            return stored
+        known = await self._lookups.profile(user_id)
+        if known is not None:
+            return known
+        if not await self._lookups.user_exists(user_id):
+            raise NotFound(f"{user_id} does not exist")
+        return UserProfile()
+
+    async def stored_profile(self, user_id: UserId) -> UserProfile | None:
+        """What was set for a user of ours."""
+        row = await self._database.read(lambda tx: profiles.find(tx, user_id))
+        return None if row is None else UserProfile(displayname=row[0], avatar_url=row[1])
+
+    async def put_profile(self, user_id: UserId, profile: UserProfile) -> None:
+        await self._database.write(
+            lambda tx: profiles.put(
+                tx, user_id, displayname=profile.displayname, avatar_url=profile.avatar_url
+            )
+        )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

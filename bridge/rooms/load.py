@@ -203,6 +203,8 @@ class RoomStates:
         self._events: _Lru[EventId, KnownEvent] = _Lru(max_events)
         self._snapshots: _Lru[int, Snapshot] = _Lru(max_snapshots)
         self._after: _Lru[EventId, Snapshot] = _Lru(max_snapshots)
+        self.joining: dict[RoomId, RoomVersion] = {}
+        """Rooms whose handshake is under way: their first events may come before its end."""
 
     # --- heads ------------------------------------------------------------------------------
 

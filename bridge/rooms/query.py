@@ -1,23 +1,254 @@
-"""What is true in a room now, and who must hear of an event. Signatures; bodies follow."""
+"""What is true in a room now, and who must hear of an event."""
 
 from __future__ import annotations
 
-from bridge.ids import EventId, RoomId, ServerName, UserId
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from bridge.engine.pdu import Pdu
+from bridge.engine.power import PowerLevels
+from bridge.engine.state import CREATE, JOIN_RULES, MEMBER, POWER_LEVELS
+from bridge.engine.versions import RoomVersion, get_version
+from bridge.errors import NotFound
+from bridge.ids import EventId, RoomId, ServerName, UserId, server_of
+from bridge.rooms.load import Room, RoomStates, Snapshot, to_known
+from bridge.rooms.visibility import ACL, is_server_allowed
+from bridge.storage import events as event_rows
+from bridge.storage import invites
+from bridge.storage import rooms as room_rows
+from bridge.storage.database import Database, Transaction
+from bridge.storage.events import StreamedEvent
+from bridge.storage.invites import InviteRow
+
+MAX_MEMBERS = 200_000
+MAX_TIMELINE = 1_000
+MAX_SERVER_SETS = 200
+"""States whose joined servers are remembered."""
+
+NAME = ("m.room.name", "")
+TOPIC = ("m.room.topic", "")
+ALIAS = ("m.room.canonical_alias", "")
+ENCRYPTION = ("m.room.encryption", "")
+TOMBSTONE = ("m.room.tombstone", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomSummary:
+    """The named state of a room, as events; absent where the room has none."""
+
+    room_id: RoomId
+    version: RoomVersion
+    name: Pdu | None
+    topic: Pdu | None
+    alias: Pdu | None
+    join_rules: Pdu | None
+    encryption: Pdu | None
+    tombstone: Pdu | None
+    is_direct: bool
+    position: int
+    """Newest position of the stream in this room."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimelineEvent:
+    """An event of the arrival order, with what readers of a stream need around it."""
+
+    position: int
+    pdu: Pdu
+    outgoing: bool
+    transaction_id: str | None
+    trace_id: str
+    redacted: bool
+    previous_membership: str | None
+    invite: InviteRow | None
+    """For an invite to a room that we are not in."""
 
 
 class RoomQueries:
+    """Reads; nothing here changes a room."""
+
+    def __init__(self, *, server_name: ServerName, database: Database, states: RoomStates) -> None:
+        self._server_name = server_name
+        self._database = database
+        self._states = states
+        self._servers_of: dict[int, frozenset[ServerName]] = {}
+
+    # --- servers ----------------------------------------------------------------------------
+
     async def servers(self, room_id: RoomId) -> frozenset[ServerName]:
         """Servers with a joined user now, ours included."""
-        raise NotImplementedError
+        return await self._database.read(lambda tx: room_rows.servers(tx, room_id))
 
     async def destinations(self, event_id: EventId) -> frozenset[ServerName]:
-        """Who must be sent this event of ours: servers joined in the state before it, an invited
-        user's server, everybody but the joining server for one that we let in. Never ourselves."""
-        raise NotImplementedError
+        """Who must be sent this event of ours: servers joined in the state before it, the server
+        of a member event's user (invited, kicked), everybody but the joining server for one that
+        we let in. Never ourselves."""
+        known = await self._states.event(event_id)
+        before = await self._states.before(known)
+        wanted = set(await self._joined_servers(before))
+        pdu = known.pdu
+        if pdu.type == MEMBER and pdu.state_key is not None:
+            wanted.add(server_of(UserId(pdu.state_key)))
+        return frozenset(wanted - {self._server_name, pdu.sender_server})
 
-    async def joined_rooms(self, user_id: UserId) -> frozenset[RoomId]:
-        raise NotImplementedError
+    async def _joined_servers(self, snapshot: Snapshot) -> frozenset[ServerName]:
+        key = snapshot.row_id
+        if key is not None and key in self._servers_of:
+            return self._servers_of[key]
+        joined: set[ServerName] = set()
+        by_server: dict[ServerName, list[EventId]] = {}
+        for (kind, user), event_id in snapshot.state.items():
+            if kind == MEMBER:
+                by_server.setdefault(server_of(UserId(user)), []).append(event_id)
+        for server, event_ids in by_server.items():
+            # One joined member decides; most servers need one look.
+            for start in range(0, len(event_ids), 50):
+                found = await self._states.events(event_ids[start : start + 50])
+                if any(one.pdu.membership == "join" for one in found.values()):
+                    joined.add(server)
+                    break
+        if key is not None:
+            if len(self._servers_of) >= MAX_SERVER_SETS:
+                self._servers_of.pop(next(iter(self._servers_of)))
+            self._servers_of[key] = frozenset(joined)
+        return frozenset(joined)
 
     async def is_server_allowed(self, room_id: RoomId, server: ServerName) -> bool:
         """The room's server ACL (true where there is none). Spec: S2S, server ACLs."""
-        raise NotImplementedError
+        room = await self._states.find_room(room_id)
+        if room is None:
+            return True
+        acl = (await self._states.pick(room.state, (ACL,))).get(ACL)
+        return is_server_allowed(None if acl is None else acl.content, server)
+
+    # --- rooms and members ------------------------------------------------------------------
+
+    async def joined_rooms(self, user_id: UserId) -> frozenset[RoomId]:
+        rooms = await self._database.read(lambda tx: room_rows.rooms_of(tx, user_id, ("join",)))
+        return frozenset(rooms)
+
+    async def summary(self, room_id: RoomId) -> RoomSummary:
+        """Raises `NotFound` unless we are in the room."""
+        position = await self._database.read(lambda tx: event_rows.newest_position(tx, room_id))
+        room = await self._states.joined_room(room_id)
+        found = await self._states.pick(
+            room.state, (NAME, TOPIC, ALIAS, JOIN_RULES, ENCRYPTION, TOMBSTONE)
+        )
+        return RoomSummary(
+            room_id=room_id,
+            version=room.version,
+            name=found.get(NAME),
+            topic=found.get(TOPIC),
+            alias=found.get(ALIAS),
+            join_rules=found.get(JOIN_RULES),
+            encryption=found.get(ENCRYPTION),
+            tombstone=found.get(TOMBSTONE),
+            is_direct=await self._is_direct(room),
+            position=position,
+        )
+
+    async def _is_direct(self, room: Room) -> bool:
+        """A member event carries it: the invite that is, or the one that a join replaced."""
+        ids = [event_id for (kind, _), event_id in room.state.items() if kind == MEMBER]
+        if len(ids) > 20:
+            return False
+        members = (await self._states.events(ids)).values()
+        if any(one.pdu.content.get("is_direct") is True for one in members):
+            return True
+        for one in members:
+            if one.snapshot_before is None or one.pdu.membership != "join":
+                continue
+            before = await self._states.before(one)
+            key = (MEMBER, one.pdu.state_key or "")
+            previous = (await self._states.pick(before.state, (key,))).get(key)
+            if previous is not None and previous.content.get("is_direct") is True:
+                return True
+        return False
+
+    async def power(self, room_id: RoomId) -> PowerLevels:
+        room = await self._states.joined_room(room_id)
+        found = await self._states.pick(room.state, (CREATE, POWER_LEVELS))
+        return PowerLevels.of(found.get(POWER_LEVELS), found.get(CREATE))
+
+    async def members(self, room_id: RoomId, memberships: Collection[str]) -> list[Pdu]:
+        """Member events of the current state, in the order in which they came."""
+        await self._states.joined_room(room_id)
+        rows = await self._database.read(
+            lambda tx: room_rows.members(tx, room_id, memberships, limit=MAX_MEMBERS)
+        )
+        found = await self._states.events([row.event_id for row in rows])
+        return [found[row.event_id].pdu for row in rows if row.event_id in found]
+
+    async def member(self, room_id: RoomId, user_id: UserId) -> Pdu | None:
+        """The member event, also of an invite to a room that we are not in."""
+        row = await self._database.read(lambda tx: room_rows.member(tx, room_id, user_id))
+        if row is None:
+            return None
+        known = (await self._states.events([row.event_id])).get(row.event_id)
+        return None if known is None else known.pdu
+
+    # --- arrival order ----------------------------------------------------------------------
+
+    async def timeline(
+        self, room_id: RoomId, *, limit: int, before: int | None = None
+    ) -> list[TimelineEvent]:
+        """The newest events up to position `before` (inclusive), oldest first."""
+        await self._states.joined_room(room_id)
+        rows = await self._database.read(
+            lambda tx: event_rows.timeline(
+                tx, room_id, limit=max(0, min(limit, MAX_TIMELINE)), before=before
+            )
+        )
+        return await self._to_timeline(rows)
+
+    async def streamed(self, event_ids: Sequence[EventId]) -> dict[EventId, TimelineEvent]:
+        """Events of the arrival order; those of purged rooms are missing."""
+        rows = await self._database.read(lambda tx: event_rows.streamed(tx, event_ids))
+        return {one.pdu.event_id: one for one in await self._to_timeline(list(rows.values()))}
+
+    async def _to_timeline(self, rows: Sequence[StreamedEvent]) -> list[TimelineEvent]:
+        def unit(
+            tx: Transaction,
+        ) -> tuple[dict[RoomId, room_rows.RoomRow | None], dict[EventId, InviteRow]]:
+            rooms = {row.event.room_id: room_rows.find(tx, row.event.room_id) for row in rows}
+            found: dict[EventId, InviteRow] = {}
+            for row in rows:
+                if row.event.outlier and row.event.state_key is not None:
+                    invite = invites.find(tx, row.event.room_id, UserId(row.event.state_key))
+                    if invite is not None and invite.event_id == row.event.event_id:
+                        found[row.event.event_id] = invite
+            return rooms, found
+
+        rooms, invited = await self._database.read(unit)
+        result: list[TimelineEvent] = []
+        for row in rows:
+            room = rooms[row.event.room_id]
+            if room is None:
+                continue
+            known = to_known(row.event, get_version(room.version))
+            result.append(
+                TimelineEvent(
+                    position=row.position,
+                    pdu=known.pdu,
+                    outgoing=row.outgoing,
+                    transaction_id=row.transaction_id,
+                    trace_id=row.event.trace_id,
+                    redacted=known.redacted,
+                    previous_membership=await self._previous_membership(row, known.pdu),
+                    invite=invited.get(row.event.event_id),
+                )
+            )
+        return result
+
+    async def _previous_membership(self, row: StreamedEvent, pdu: Pdu) -> str | None:
+        key = pdu.key
+        if key is None or key[0] != MEMBER:
+            return None
+        if row.event.snapshot_before is None:
+            return "invite" if pdu.membership == "leave" else None
+        try:
+            before = await self._states.snapshot(row.event.snapshot_before)
+        except NotFound:
+            return None
+        previous = (await self._states.pick(before.state, (key,))).get(key)
+        return None if previous is None else previous.membership

@@ -1,14 +1,99 @@
-"""PDUs from other servers: stored first, then understood, one lane per room. Signatures."""
+"""PDUs from other servers: stored first, then understood, one lane per room.
+
+A transaction's PDUs and its ID are one commit; from then on a crash loses nothing. The lane takes
+a room's rows in order through the checks of the specification:
+
+1. format, when it is stored   2. and 3. signatures and content hash (`verify`)
+then what it rests on is fetched (`gaps`), and 4. to 6. are judged with the append (`accept`).
+
+What cannot be judged now (a key, a gap, a peer that is down) is tried again, a bounded number of
+times. Spec: S2S, transactions; checks on receipt of a PDU.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from bridge.ids import EventId, ServerName
+from bridge.clock import Clock
+from bridge.delivery.lanes import Lanes
+from bridge.engine.canonical import encode_canonical, parse_json
+from bridge.engine.format import MAX_PDU_BYTES
+from bridge.engine.pdu import Pdu
+from bridge.engine.versions import RoomVersion, get_version
+from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
+from bridge.ids import (
+    EventId,
+    RoomId,
+    ServerName,
+    TraceId,
+    parse_room_id,
+)
+from bridge.rooms.accept import DONE_TOPIC, Acceptor
+from bridge.rooms.gaps import GapFiller
+from bridge.rooms.load import RoomStates
+from bridge.rooms.outside import Outside
+from bridge.rooms.verify import Verifier
+from bridge.rooms.visibility import check_server
+from bridge.storage import inbound, transactions
+from bridge.storage import rooms as room_rows
+from bridge.storage.database import Database, Transaction, Waker
+from bridge.storage.inbound import InboundRow
+from bridge.telemetry.log import get_logger
+
+MAX_PDUS = 50
+"""Per transaction, as the specification says."""
+MAX_WAITING_PER_ORIGIN = 2_000
+MAX_WAITING_PER_ROOM = 5_000
+MAX_ATTEMPTS = 12
+FIRST_DELAY_MS = 2_000
+MAX_DELAY_MS = 3_600_000
+BATCH = 50
+WORKERS = 8
+POLL_S = 5.0
+KEEP_MS = 24 * 3600 * 1000
+"""How long a transaction's answer and a PDU's outcome are remembered."""
+INBOUND_TOPIC = "inbound"
+
+log = get_logger("rooms")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    """A PDU at the door: good to be stored, or why not."""
+
+    event_id: EventId
+    room_id: RoomId
+    json: str
+    error: str | None
 
 
 class Receiver:
     """Takes transactions' PDUs and works them off. `run()` is its one long-lived task."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        states: RoomStates,
+        acceptor: Acceptor,
+        verifier: Verifier,
+        gaps: GapFiller,
+        outside: Outside,
+        clock: Clock,
+        new_trace: Callable[[], TraceId],
+    ) -> None:
+        self._database = database
+        self._states = states
+        self._acceptor = acceptor
+        self._verifier = verifier
+        self._gaps = gaps
+        self._outside = outside
+        self._clock = clock
+        self._new_trace = new_trace
+        self._lanes = Lanes(self._work, workers=WORKERS, name="inbound")
 
     async def take(
         self,
@@ -24,7 +109,219 @@ class Receiver:
         gets the same answer. PDUs of rooms that we are not in, or that the room's ACL forbids,
         are answered with an error and not stored. `Unavailable`: too many wait; nothing stored.
         """
-        raise NotImplementedError
+        if len(pdus) > MAX_PDUS:
+            raise BadInput(f"more than {MAX_PDUS} PDUs")
+        taken = [one for pdu in pdus if (one := await self._look_at(origin, pdu)) is not None]
+        now_ms = self._clock.now_ms()
+
+        def unit(tx: Transaction) -> list[tuple[EventId, str | None]]:
+            before = transactions.find(tx, origin, transaction_id)
+            if before is not None:
+                return before
+            good = [one for one in taken if one.error is None]
+            self._check_bounds(tx, origin, good)
+            for one in good:
+                inbound.put(
+                    tx,
+                    room_id=one.room_id,
+                    event_id=one.event_id,
+                    origin=origin,
+                    json=one.json,
+                    received_ms=now_ms,
+                    trace_id=self._new_trace(),
+                )
+            answer = [(one.event_id, one.error) for one in taken]
+            transactions.put(tx, origin, transaction_id, pdus=answer, received_ms=now_ms)
+            if good:
+                tx.wake(INBOUND_TOPIC)
+            return answer
+
+        done = self._database.waker(DONE_TOPIC)
+        answer = await self._database.write(unit)
+        return await self._verdicts(dict(answer), done, wait_s)
 
     async def run(self) -> None:
-        raise NotImplementedError
+        """Works the lanes off until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._lanes.run())
+            group.create_task(self._watch())
+
+    # --- at the door ------------------------------------------------------------------------
+
+    async def _look_at(self, origin: ServerName, json: object) -> _Taken | None:
+        """Step 1. None when not even an event ID can be told."""
+        try:
+            room_id = parse_room_id(json.get("room_id") if isinstance(json, dict) else None)
+        except BadInput:
+            log.info("pdu dropped", peer=origin, rule="room_id")
+            return None
+        version, error = await self._version_of(origin, room_id)
+        if version is None:
+            log.info("pdu dropped", peer=origin, room_id=room_id, rule="room")
+            return None
+        try:
+            pdu = Pdu.parse(json, version)
+        except BadInput as exc:
+            log.info("pdu dropped", peer=origin, room_id=room_id, rule="format", reason=exc.reason)
+            return None
+        return _Taken(
+            event_id=pdu.event_id,
+            room_id=room_id,
+            json=encode_canonical(pdu.json).decode(),
+            error=error,
+        )
+
+    async def _version_of(
+        self, origin: ServerName, room_id: RoomId
+    ) -> tuple[RoomVersion | None, str | None]:
+        """The room's version where we know it, and why its events are not taken."""
+        room = await self._states.find_room(room_id)
+        if room is not None and room.joined:
+            try:
+                await check_server(self._states, room, origin)
+            except Refused as exc:
+                return room.version, exc.reason
+            return room.version, None
+        joining = self._states.joining.get(room_id)
+        if joining is not None:
+            return joining, None
+        row = await self._database.read(lambda tx: room_rows.find(tx, room_id))
+        if row is None:
+            return None, None
+        invited = await self._outside.has_invite_from(room_id, origin)
+        return get_version(row.version), None if invited else "we are not in this room"
+
+    def _check_bounds(self, tx: Transaction, origin: ServerName, good: Sequence[_Taken]) -> None:
+        if not good:
+            return
+        if inbound.count_waiting(tx, origin=origin) >= MAX_WAITING_PER_ORIGIN:
+            raise Unavailable(f"too many events of {origin} wait", retry_after_s=30)
+        for room_id in {one.room_id for one in good}:
+            if inbound.count_waiting(tx, room_id=room_id) >= MAX_WAITING_PER_ROOM:
+                raise Unavailable(f"too many events of {room_id} wait", retry_after_s=30)
+
+    async def _verdicts(
+        self, answer: dict[EventId, str | None], done: Waker, wait_s: float
+    ) -> dict[EventId, dict[str, str]]:
+        verdicts: dict[EventId, dict[str, str]] = {
+            event_id: {} if error is None else {"error": error}
+            for event_id, error in answer.items()
+        }
+        open_ids = [event_id for event_id, error in answer.items() if error is None]
+        until = self._clock.monotonic_s() + wait_s
+        while open_ids:
+            wanted = open_ids
+            outcomes = await self._database.read(partial(inbound.outcomes, event_ids=wanted))
+            for event_id in wanted:
+                outcome = outcomes.get(event_id, "")
+                if outcome:
+                    verdicts[event_id] = {"error": outcome}
+            open_ids = [one for one in wanted if outcomes.get(one, "") is None]
+            left = until - self._clock.monotonic_s()
+            if not open_ids or left <= 0:
+                break
+            await done.wait(left)
+        return verdicts
+
+    # --- the lanes --------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Wakes lanes: at once for what comes in, by the clock for what is tried again."""
+        waker = self._database.waker(INBOUND_TOPIC)
+        swept_s = self._clock.monotonic_s()
+        while True:
+            now_ms = self._clock.now_ms()
+            rooms = await self._database.read(
+                partial(inbound.due_rooms, now_ms=now_ms, busy=(), limit=1_000)
+            )
+            for room_id in rooms:
+                self._lanes.wake(room_id)
+            if self._clock.monotonic_s() - swept_s > 3_600:
+                swept_s = self._clock.monotonic_s()
+                await self._database.write(partial(_forget, before_ms=now_ms - KEEP_MS))
+            await waker.wait(POLL_S)
+
+    async def _work(self, key: str) -> None:
+        """Take what is due for one room."""
+        room_id = RoomId(key)
+        while True:
+            rows = await self._database.read(
+                partial(inbound.due, room_id=room_id, now_ms=self._clock.now_ms(), limit=BATCH)
+            )
+            if not rows:
+                return
+            for row in rows:
+                await self.work_off(row)
+
+    async def work_off(self, row: InboundRow) -> None:
+        """One PDU: its outcome is stored, or it is put off."""
+        try:
+            finished = await self._receive(row)
+        except Unavailable as exc:
+            await self._put_off(row, exc)
+        except (BadInput, Refused, NotFound) as exc:
+            log.info(
+                "pdu dropped",
+                room_id=row.room_id,
+                event_id=row.event_id,
+                peer=row.origin,
+                rule=getattr(exc, "rule", ""),
+                reason=exc.reason,
+            )
+            await self._finish(row, exc.reason or "dropped")
+        else:
+            if not finished:
+                await self._finish(row, "")
+
+    async def _receive(self, row: InboundRow) -> bool:
+        """True: the outcome was stored in the append's own commit."""
+        room = await self._states.find_room(row.room_id)
+        if room is None or not room.joined:
+            await self._receive_outside(row)
+            return False
+        json = parse_json(row.json.encode(), max_bytes=2 * MAX_PDU_BYTES)
+        pdu = Pdu.trusted(json, room.version, row.event_id)
+        known = (await self._states.events([pdu.event_id])).get(pdu.event_id)
+        if known is not None and not known.outlier:
+            return False
+        checked = await self._verifier.check(pdu)
+        await self._gaps.fill(room, checked, origin=row.origin, trace_id=row.trace_id)
+        await self._acceptor.accept(row.room_id, checked, trace_id=row.trace_id, queued=True)
+        return True
+
+    async def _receive_outside(self, row: InboundRow) -> None:
+        """Of a room that we are not in: while we join it, it waits; else an end of an invite."""
+        if row.room_id in self._states.joining:
+            raise Unavailable("the room is being joined")
+        stored = await self._database.read(lambda tx: room_rows.find(tx, row.room_id))
+        if stored is None:
+            raise Refused("we are not in this room", rule="room")
+        json = parse_json(row.json.encode(), max_bytes=2 * MAX_PDU_BYTES)
+        pdu = Pdu.trusted(json, get_version(stored.version), row.event_id)
+        await self._outside.end_invite(row.origin, pdu, trace_id=row.trace_id)
+
+    async def _finish(self, row: InboundRow, outcome: str) -> None:
+        def unit(tx: Transaction) -> None:
+            inbound.finish(tx, row.event_id, outcome)
+            tx.wake(DONE_TOPIC)
+
+        await self._database.write(unit)
+
+    async def _put_off(self, row: InboundRow, exc: IsthmusError) -> None:
+        if row.attempts + 1 >= MAX_ATTEMPTS:
+            log.warning(
+                "pdu given up", room_id=row.room_id, event_id=row.event_id, reason=exc.reason
+            )
+            await self._finish(row, f"given up: {exc.reason}")
+            return
+        delay_ms = min(MAX_DELAY_MS, FIRST_DELAY_MS * 2**row.attempts)
+        at_ms = self._clock.now_ms() + delay_ms
+        log.info("pdu put off", room_id=row.room_id, event_id=row.event_id, reason=exc.reason)
+        await self._database.write(
+            lambda tx: inbound.postpone(tx, row.inbound_id, next_attempt_ms=at_ms)
+        )
+
+
+def _forget(tx: Transaction, before_ms: int) -> None:
+    transactions.forget(tx, before_ms=before_ms)
+    inbound.forget(tx, before_ms=before_ms)

@@ -11,7 +11,8 @@ from typing import Any
 
 from bridge.clock import Clock
 from bridge.engine.auth import check_auth
-from bridge.engine.build import Draft, PrevEvent, build_pdu
+from bridge.engine.build import Draft, PrevEvent, complete, event_template
+from bridge.engine.canonical import JsonObject
 from bridge.engine.keys import SigningKey
 from bridge.engine.pdu import Pdu
 from bridge.errors import NotFound, Refused
@@ -112,7 +113,16 @@ class Sender:
             raise Refused(
                 f"{draft.type} is not sent into rooms with extensible events", rule="extensible"
             )
+        template, before = await self.template(room, draft, plan)
+        pdu = complete(template, version=room.version, key=self._key, server=self._server_name)
         fresh = None if plan is None else plan.fresh
+        check_auth(pdu, await self._states.auth_state(before.state, pdu, fresh))
+        return pdu, before
+
+    async def template(
+        self, room: Room, draft: Draft, plan: Plan | None = None
+    ) -> tuple[JsonObject, Snapshot]:
+        """An event on top of the room without hash and signature, and the state before it."""
         extremities = sorted(room.extremities.items(), key=lambda item: (-item[1], item[0]))
         before = room.snapshot
         if len(extremities) > MAX_PREV_EVENTS:
@@ -121,9 +131,9 @@ class Sender:
                 [event_id for event_id, _ in extremities],
                 room.version,
                 None if plan is None else plan.afters,
-                fresh,
+                None if plan is None else plan.fresh,
             )
-        pdu = build_pdu(
+        template = event_template(
             draft,
             prev_events=[PrevEvent(event_id=key, depth=depth) for key, depth in extremities],
             auth_events=choose_auth_events(
@@ -135,9 +145,6 @@ class Sender:
                 version=room.version,
             ),
             version=room.version,
-            key=self._key,
-            server=self._server_name,
             origin_server_ts=self._clock.now_ms(),
         )
-        check_auth(pdu, await self._states.auth_state(before.state, pdu, fresh))
-        return pdu, before
+        return template, before

@@ -34,12 +34,14 @@ def put(
     received_ms: int,
     trace_id: TraceId,
 ) -> bool:
-    """False when this event waits, or was worked off, already."""
+    """False when this event waits, or was taken, already. One that failed may try again."""
     there = tx.execute(
         select(inbound_pdus.c.outcome).where(inbound_pdus.c.event_id == event_id)
     ).one_or_none()
-    if there is not None:
+    if there is not None and not there.outcome:
         return False
+    if there is not None:
+        tx.execute(delete(inbound_pdus).where(inbound_pdus.c.event_id == event_id))
     tx.execute(
         insert(inbound_pdus).values(
             room_id=room_id,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import delete, insert, select
+from sqlalchemy import Row, delete, insert, select
 
 from bridge.ids import EventId, RoomId, ServerName, UserId
 from bridge.storage.database import Transaction
@@ -43,16 +43,11 @@ def find(tx: Transaction, room_id: RoomId, user_id: UserId) -> InviteRow | None:
     row = tx.execute(
         select(invites).where(invites.c.room_id == room_id, invites.c.user_id == user_id)
     ).one_or_none()
-    if row is None:
-        return None
-    return InviteRow(
-        room_id=RoomId(row.room_id),
-        user_id=UserId(row.user_id),
-        event_id=EventId(row.event_id),
-        origin=ServerName(row.origin),
-        room_state=orjson.loads(row.room_state),
-        received_ms=row.received_ms,
-    )
+    return None if row is None else _invite(row)
+
+
+def of_room(tx: Transaction, room_id: RoomId) -> list[InviteRow]:
+    return [_invite(row) for row in tx.execute(select(invites).where(invites.c.room_id == room_id))]
 
 
 def remove(tx: Transaction, room_id: RoomId, user_id: UserId) -> None:
@@ -61,3 +56,14 @@ def remove(tx: Transaction, room_id: RoomId, user_id: UserId) -> None:
 
 def remove_all(tx: Transaction, room_id: RoomId) -> None:
     tx.execute(delete(invites).where(invites.c.room_id == room_id))
+
+
+def _invite(row: Row[Any]) -> InviteRow:
+    return InviteRow(
+        room_id=RoomId(row.room_id),
+        user_id=UserId(row.user_id),
+        event_id=EventId(row.event_id),
+        origin=ServerName(row.origin),
+        room_state=orjson.loads(row.room_state),
+        received_ms=row.received_ms,
+    )

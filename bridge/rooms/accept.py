@@ -1,0 +1,255 @@
+"""Verified events of other servers enter the room: steps 4 to 6 on receipt, then the append.
+
+What they rest on must be known: `gaps` brings it before. Decisions are in `engine.receipt`.
+Spec: S2S, checks on receipt of a PDU; soft failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from bridge.clock import Clock
+from bridge.engine.pdu import Pdu
+from bridge.engine.receipt import Decision, Verdict, judge
+from bridge.engine.state import CREATE, StateMap
+from bridge.errors import Unavailable
+from bridge.ids import EventId, RoomId, TraceId
+from bridge.rooms.append import Appender, event_row
+from bridge.rooms.load import EMPTY, Fresh, KnownEvent, Room, RoomStates, Snapshot
+from bridge.storage import events as event_rows
+from bridge.storage import inbound
+from bridge.storage import rooms as room_rows
+from bridge.storage.database import Database, Transaction
+from bridge.telemetry.log import get_logger
+
+DONE_TOPIC = "inbound_done"
+"""Woken when an inbound PDU has its outcome."""
+
+log = get_logger("rooms")
+
+STORED_VERDICT = {
+    Verdict.ACCEPTED: event_rows.ACCEPTED,
+    Verdict.SOFT_FAILED: event_rows.SOFT_FAILED,
+    Verdict.REJECTED: event_rows.REJECTED,
+}
+
+
+class Acceptor:
+    """Judges and appends events whose previous events and auth events we have."""
+
+    def __init__(
+        self, *, database: Database, states: RoomStates, appender: Appender, clock: Clock
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._states = states
+        self._appender = appender
+
+    async def accept(
+        self,
+        room_id: RoomId,
+        pdu: Pdu,
+        *,
+        trace_id: TraceId,
+        outgoing: bool = False,
+        before: Snapshot | None = None,
+        refuses_soft_failure: bool = False,
+        queued: bool = False,
+    ) -> Decision:
+        """The verdict, stored with the event unless it was known already.
+
+        `before`: the state that a peer gave us, where previous events are missing.
+        `refuses_soft_failure`: store nothing unless the event is accepted (the answers of a
+        resident server). `queued`: a row of the inbound queue is worked off with it.
+        """
+
+        async def attempt() -> Decision:
+            room = await self._states.joined_room(room_id)
+            known = (await self._states.events([pdu.event_id])).get(pdu.event_id)
+            if known is not None and not known.outlier:
+                if queued:
+                    await self._finish(pdu.event_id, _outcome(known.verdict, None))
+                return Decision(verdict=_verdict_of(known.verdict))
+            state = before if before is not None else await self.state_before(room, pdu)
+            decision = await self.judge(room, pdu, state)
+            if refuses_soft_failure and decision.verdict is not Verdict.ACCEPTED:
+                return decision
+            historic = await self._database.read(
+                lambda tx: event_rows.has_children(tx, pdu.event_id)
+            )
+            plan = self._appender.plan(room)
+            if queued:
+                plan.also.append(lambda tx: tx.wake(DONE_TOPIC))
+            await self._appender.add(
+                plan,
+                pdu,
+                before=state,
+                trace_id=trace_id,
+                verdict=STORED_VERDICT[decision.verdict],
+                rule=decision.rule or None,
+                outgoing=outgoing,
+                historic=historic,
+                promoted=known is not None,
+            )
+            if before is not None:
+                plan.also.append(_note_gaps(room_id, pdu))
+            outcome = _outcome(STORED_VERDICT[decision.verdict], decision.reason)
+            await self._appender.commit(plan, outcomes=[(pdu.event_id, outcome)] if queued else ())
+            return decision
+
+        decision = await self._appender.until_unmoved(room_id, attempt)
+        if decision.verdict is not Verdict.ACCEPTED:
+            log.info(
+                "pdu not accepted",
+                verdict=decision.verdict.value,
+                room_id=room_id,
+                event_id=pdu.event_id,
+                rule=decision.rule,
+            )
+        return decision
+
+    async def judge(self, room: Room, pdu: Pdu, before: Snapshot) -> Decision:
+        """Steps 4 to 6. Raises `Unavailable` when an auth event is missing."""
+        create = await self._states.create_event(room.state)
+        auth = await self._states.events(pdu.auth_events)
+        missing = set(pdu.auth_events) - auth.keys()
+        if missing:
+            raise Unavailable(f"{len(missing)} auth events of {pdu.event_id} are missing")
+        return judge(
+            pdu,
+            create=create,
+            auth_events={event_id: known.pdu for event_id, known in auth.items()},
+            state_before=await self._states.auth_state(before.state, pdu),
+            current_state=await self._states.auth_state(room.state, pdu),
+            rejected=[event_id for event_id, known in auth.items() if known.is_rejected],
+        )
+
+    async def state_before(self, room: Room, pdu: Pdu) -> Snapshot:
+        """All previous events must be inside the graph. Raises `NotFound`."""
+        prev = list(dict.fromkeys(pdu.prev_events))
+        if prev and set(prev) == room.extremities.keys():
+            return room.snapshot
+        merged = await self._states.merged(prev, room.version)
+        return room.snapshot if merged.is_same(room.snapshot) else merged
+
+    async def missing_prev(self, pdu: Pdu) -> list[EventId]:
+        """Previous events that are not inside the graph."""
+        prev = list(dict.fromkeys(pdu.prev_events))
+        known = await self._states.events(prev)
+        return [one for one in prev if one not in known or known[one].outlier]
+
+    async def store_outliers(
+        self, room_id: RoomId, pdus: Iterable[Pdu], *, create: Pdu | None, trace_id: TraceId
+    ) -> None:
+        """Verified events outside the graph, judged by their auth events alone."""
+        judged = await self.judge_outliers(pdus, create=create)
+        now_ms = self._clock.now_ms()
+        rows = [
+            event_row(known, None, trace_id=trace_id, rule=rule, now_ms=now_ms)
+            for known, rule in judged
+        ]
+
+        def unit(tx: Transaction) -> None:
+            if room_rows.find(tx, room_id) is not None:
+                event_rows.insert_outliers(tx, rows)
+
+        if rows:
+            await self._database.write(unit)
+
+    async def judge_outliers(
+        self, pdus: Iterable[Pdu], *, create: Pdu | None
+    ) -> list[tuple[KnownEvent, str | None]]:
+        """In the order of their auth events; those that lack one of them are left out."""
+        waiting = {pdu.event_id: pdu for pdu in pdus}
+        parents = {parent for pdu in waiting.values() for parent in pdu.auth_events}
+        stored = await self._states.events(parents | waiting.keys())
+        done: dict[EventId, KnownEvent] = dict(stored)
+        judged: list[tuple[KnownEvent, str | None]] = []
+        for pdu in in_auth_order(waiting):
+            if pdu.event_id in stored or any(one not in done for one in pdu.auth_events):
+                continue
+            auth = {one: done[one] for one in pdu.auth_events}
+            chosen = {
+                known.pdu.key: known.pdu for known in auth.values() if known.pdu.key is not None
+            }
+            if create is None and pdu.type == "m.room.create":
+                create = pdu
+            decision = judge(
+                pdu,
+                create=None if pdu.type == "m.room.create" else create,
+                auth_events={one: known.pdu for one, known in auth.items()},
+                state_before=chosen,
+                current_state=None,
+                rejected=[one for one, known in auth.items() if known.is_rejected],
+            )
+            rejected = decision.verdict is Verdict.REJECTED
+            known = KnownEvent(
+                pdu=Pdu.trusted(pdu.json, pdu.version, pdu.event_id, rejected=rejected),
+                verdict=STORED_VERDICT[decision.verdict],
+                outlier=True,
+                snapshot_before=None,
+            )
+            done[pdu.event_id] = known
+            judged.append((known, decision.rule or None))
+        return judged
+
+    async def _finish(self, event_id: EventId, outcome: str) -> None:
+        def unit(tx: Transaction) -> None:
+            inbound.finish(tx, event_id, outcome)
+            tx.wake(DONE_TOPIC)
+
+        await self._database.write(unit)
+
+
+def in_auth_order(pdus: dict[EventId, Pdu]) -> list[Pdu]:
+    """Each event after those of its auth events that are among them. Cycles cannot be hashed."""
+    order: list[Pdu] = []
+    placed: set[EventId] = set()
+    for start in pdus.values():
+        stack = [start]
+        while stack:
+            pdu = stack[-1]
+            before = [pdus[one] for one in pdu.auth_events if one in pdus and one not in placed]
+            if before and pdu.event_id not in placed:
+                stack.extend(before)
+                continue
+            stack.pop()
+            if pdu.event_id not in placed:
+                placed.add(pdu.event_id)
+                order.append(pdu)
+    return order
+
+
+def state_from(known: Sequence[KnownEvent]) -> StateMap:
+    """The state that a peer listed: its state events, without those that we reject."""
+    state = EMPTY
+    for one in known:
+        key = one.pdu.key
+        if key is not None and not one.is_rejected:
+            state = state.insert(key, one.pdu.event_id)
+    return state
+
+
+def has_create(state: StateMap, room_id: RoomId, fresh: Fresh) -> bool:
+    """Whether the state's create event is there and is this room's."""
+    known = fresh.get(state[CREATE]) if CREATE in state else None
+    return known is not None and known.pdu.room_id == room_id and not known.is_rejected
+
+
+def _note_gaps(room_id: RoomId, pdu: Pdu) -> Callable[[Transaction], None]:
+    def write(tx: Transaction) -> None:
+        known = event_rows.find_known(tx, pdu.prev_events)
+        missing = [one for one in pdu.prev_events if known.get(one, True)]
+        room_rows.add_gaps(tx, room_id, missing)
+        room_rows.close_gap(tx, room_id, pdu.event_id)
+
+    return write
+
+
+def _verdict_of(stored: str) -> Verdict:
+    return next(verdict for verdict, text in STORED_VERDICT.items() if text == stored)
+
+
+def _outcome(stored: str, reason: str | None) -> str:
+    """What the peer is told. A soft failure is nobody else's business."""
+    return (reason or "rejected") if stored == event_rows.REJECTED else ""

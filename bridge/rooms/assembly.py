@@ -1,0 +1,141 @@
+"""How the parts of this package hang together: values in, one set of parts out."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bridge.clock import Clock
+from bridge.engine.keys import SigningKey
+from bridge.ids import ServerName, TraceId
+from bridge.rooms.accept import Acceptor
+from bridge.rooms.answer import Answers
+from bridge.rooms.append import Appender
+from bridge.rooms.create import RoomCreator
+from bridge.rooms.directory import Directory
+from bridge.rooms.gaps import GapFiller
+from bridge.rooms.handshake import Handshake
+from bridge.rooms.load import RoomStates
+from bridge.rooms.network import KeyRing, Lookups, Peers
+from bridge.rooms.outside import Outside
+from bridge.rooms.purge import Purger
+from bridge.rooms.query import RoomQueries
+from bridge.rooms.receive import Receiver
+from bridge.rooms.send import Sender
+from bridge.rooms.verify import Verifier
+from bridge.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """The verbs. `receiver.run()` is the only long-lived part."""
+
+    sender: Sender
+    creator: RoomCreator
+    handshake: Handshake
+    receiver: Receiver
+    answers: Answers
+    queries: RoomQueries
+    directory: Directory
+    purger: Purger
+
+
+def new_trace() -> TraceId:
+    return TraceId(secrets.token_hex(8))
+
+
+def new_room_localpart() -> str:
+    """Of a room ID with a domain; those of version 12 are hashes."""
+    return secrets.token_urlsafe(18)
+
+
+def build_rooms(
+    *,
+    server_name: ServerName,
+    key: SigningKey,
+    database: Database,
+    clock: Clock,
+    peers: Peers,
+    keyring: KeyRing,
+    lookups: Lookups,
+    make_trace: Callable[[], TraceId] = new_trace,
+    make_localpart: Callable[[], str] = new_room_localpart,
+) -> Rooms:
+    states = RoomStates(database=database)
+    appender = Appender(server_name=server_name, database=database, states=states, clock=clock)
+    verifier = Verifier(server_name=server_name, key=key, keyring=keyring, clock=clock)
+    sender = Sender(
+        server_name=server_name,
+        key=key,
+        database=database,
+        states=states,
+        appender=appender,
+        clock=clock,
+    )
+    acceptor = Acceptor(database=database, states=states, appender=appender, clock=clock)
+    outside = Outside(server_name=server_name, database=database, verifier=verifier, clock=clock)
+    return Rooms(
+        sender=sender,
+        creator=RoomCreator(
+            server_name=server_name,
+            key=key,
+            database=database,
+            appender=appender,
+            sender=sender,
+            clock=clock,
+            random_text=make_localpart,
+        ),
+        handshake=Handshake(
+            server_name=server_name,
+            key=key,
+            database=database,
+            states=states,
+            appender=appender,
+            acceptor=acceptor,
+            sender=sender,
+            outside=outside,
+            verifier=verifier,
+            keyring=keyring,
+            peers=peers,
+            clock=clock,
+        ),
+        receiver=Receiver(
+            database=database,
+            states=states,
+            acceptor=acceptor,
+            verifier=verifier,
+            gaps=GapFiller(
+                database=database,
+                states=states,
+                acceptor=acceptor,
+                verifier=verifier,
+                peers=peers,
+            ),
+            outside=outside,
+            clock=clock,
+            new_trace=make_trace,
+        ),
+        answers=Answers(
+            server_name=server_name,
+            key=key,
+            states=states,
+            sender=sender,
+            acceptor=acceptor,
+            outside=outside,
+            verifier=verifier,
+            lookups=lookups,
+            new_trace=make_trace,
+        ),
+        queries=RoomQueries(server_name=server_name, database=database, states=states),
+        directory=Directory(
+            server_name=server_name, database=database, lookups=lookups, peers=peers
+        ),
+        purger=Purger(
+            server_name=server_name,
+            database=database,
+            states=states,
+            appender=appender,
+            sender=sender,
+        ),
+    )

@@ -1,0 +1,148 @@
+"""Rooms that we are not in: invites of our users, and how those end.
+
+Such an event is an outlier with a place in the arrival order, so that the bridge side hears of it.
+Spec: S2S, inviting to a room; leaving rooms (rejecting invites).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge.clock import Clock
+from bridge.engine.pdu import Pdu
+from bridge.engine.versions import RoomVersion
+from bridge.errors import Refused
+from bridge.ids import RoomId, ServerName, TraceId, UserId, server_of
+from bridge.rooms.append import EVENTS_TOPIC, event_row, member_row
+from bridge.rooms.load import KnownEvent
+from bridge.rooms.verify import Verifier
+from bridge.storage import events as event_rows
+from bridge.storage import invites, streams, version_hints
+from bridge.storage import rooms as room_rows
+from bridge.storage.database import Database, Transaction
+from bridge.storage.invites import InviteRow
+from bridge.storage.schema import stream_events
+
+MAX_STRIPPED_EVENTS = 30
+STRIPPED_KEYS = ("type", "state_key", "content", "sender")
+
+
+class Outside:
+    """Keeps invites from outside."""
+
+    def __init__(
+        self,
+        *,
+        server_name: ServerName,
+        database: Database,
+        verifier: Verifier,
+        clock: Clock,
+    ) -> None:
+        self._server_name = server_name
+        self._database = database
+        self._verifier = verifier
+        self._clock = clock
+
+    async def find_invite(self, room_id: RoomId, user_id: UserId) -> InviteRow | None:
+        return await self._database.read(lambda tx: invites.find(tx, room_id, user_id))
+
+    async def has_invite_from(self, room_id: RoomId, server: ServerName) -> bool:
+        rows = await self._database.read(lambda tx: invites.of_room(tx, room_id))
+        return any(row.origin == server for row in rows)
+
+    async def store_invite(
+        self,
+        pdu: Pdu,
+        *,
+        origin: ServerName,
+        room_state: Sequence[object],
+        trace_id: TraceId,
+    ) -> None:
+        """A verified invite that we signed. The same one again changes nothing."""
+        now_ms = self._clock.now_ms()
+        user_id = UserId(pdu.state_key or "")
+        row = InviteRow(
+            room_id=pdu.room_id,
+            user_id=user_id,
+            event_id=pdu.event_id,
+            origin=origin,
+            room_state=[
+                {key: one[key] for key in STRIPPED_KEYS if key in one}
+                for one in room_state[:MAX_STRIPPED_EVENTS]
+                if isinstance(one, dict)
+            ],
+            received_ms=now_ms,
+        )
+
+        def unit(tx: Transaction) -> None:
+            invites.put(tx, row)
+            # Whoever invites into a version speaks it.
+            version_hints.put(tx, origin, {pdu.version.id: True})
+            self._write(tx, pdu, trace_id, now_ms)
+
+        await self._database.write(unit)
+
+    async def end_invite(self, origin: ServerName, pdu: Pdu, *, trace_id: TraceId) -> None:
+        """A peer takes an invite back. Raises `Refused` for anything else."""
+        target = pdu.state_key
+        if (
+            pdu.membership not in ("leave", "ban")
+            or target is None
+            or server_of(UserId(target)) != self._server_name
+        ):
+            raise Refused("we are not in this room", rule="room")
+        invite = await self.find_invite(pdu.room_id, UserId(target))
+        if invite is None or invite.origin != origin or pdu.sender_server != origin:
+            raise Refused("there is no such invite", rule="invite")
+        checked = await self._verifier.check(pdu)
+        await self.put_end(checked, trace_id=trace_id)
+
+    async def put_end(self, pdu: Pdu, *, trace_id: TraceId) -> None:
+        """The user is no longer invited: refused by ourselves, or taken back."""
+        now_ms = self._clock.now_ms()
+        user_id = UserId(pdu.state_key or "")
+
+        def unit(tx: Transaction) -> None:
+            invites.remove(tx, pdu.room_id, user_id)
+            self._write(tx, pdu, trace_id, now_ms)
+
+        await self._database.write(unit)
+
+    async def forget_invite(self, room_id: RoomId, user_id: UserId) -> None:
+        """Nobody is there who could be told."""
+
+        def unit(tx: Transaction) -> None:
+            invites.remove(tx, room_id, user_id)
+            row = room_rows.member(tx, room_id, user_id)
+            if row is not None and row.membership == "invite":
+                room_rows.set_members(tx, room_id, changed=(), gone=(user_id,))
+
+        await self._database.write(unit)
+
+    def _write(self, tx: Transaction, pdu: Pdu, trace_id: TraceId, now_ms: int) -> None:
+        self._ensure_room(tx, pdu.room_id, pdu.version)
+        if pdu.event_id in event_rows.find_known(tx, [pdu.event_id]):
+            return
+        known = KnownEvent(pdu=pdu, verdict=event_rows.ACCEPTED, outlier=True, snapshot_before=None)
+        event_rows.insert_outliers(
+            tx, [event_row(known, None, trace_id=trace_id, rule=None, now_ms=now_ms)]
+        )
+        member = member_row(pdu)
+        if member is not None:
+            room_rows.set_members(tx, pdu.room_id, changed=[member])
+        streams.append(
+            tx,
+            stream_events,
+            {"room_id": pdu.room_id, "event_id": pdu.event_id, "outgoing": False},
+        )
+        tx.wake(EVENTS_TOPIC)
+
+    def _ensure_room(self, tx: Transaction, room_id: RoomId, version: RoomVersion) -> None:
+        if room_rows.find(tx, room_id) is not None:
+            return
+        room_rows.insert_room(
+            tx,
+            room_rows.RoomRow(
+                room_id=room_id, version=version.id, position=0, snapshot_id=None, joined=False
+            ),
+        )

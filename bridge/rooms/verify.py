@@ -1,0 +1,121 @@
+"""Steps 2 and 3 on receipt: signatures with fetched keys, then the content hash.
+
+The decisions are in `engine.receipt`; here the keys are fetched. Spec: S2S, checks on receipt of a
+PDU; validating hashes and signatures on received events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from bridge.clock import Clock
+from bridge.engine.keys import SigningKey
+from bridge.engine.pdu import Pdu
+from bridge.engine.receipt import VerifyKey, check_signatures_and_hash, keys_to_fetch
+from bridge.engine.versions import RoomVersion
+from bridge.errors import BadInput, IsthmusError, Refused, Unavailable
+from bridge.ids import KeyId, RoomId, ServerName
+from bridge.rooms.network import KeyRing
+from bridge.telemetry.log import get_logger
+
+MAX_KEYS_PER_SERVER = 4
+"""Signatures of one server on one event whose keys we fetch."""
+MAX_FETCHES = 16
+"""Keys fetched at the same time for one answer of a peer."""
+BREATH = 50
+"""Events verified before other tasks get a turn."""
+
+log = get_logger("rooms")
+
+
+class Verifier:
+    """Checks events against the keys of their servers."""
+
+    def __init__(
+        self, *, server_name: ServerName, key: SigningKey, keyring: KeyRing, clock: Clock
+    ) -> None:
+        self._server_name = server_name
+        self._key = key
+        self._keyring = keyring
+        self._clock = clock
+
+    async def check(self, pdu: Pdu) -> Pdu:
+        """The event, or its redacted copy. Raises `Refused` (drop it), `Unavailable`."""
+        keys: dict[ServerName, dict[KeyId, VerifyKey]] = {}
+        problem: Unavailable | None = None
+        for server, key_ids in keys_to_fetch(pdu).items():
+            found = keys.setdefault(server, {})
+            for key_id in sorted(key_ids)[:MAX_KEYS_PER_SERVER]:
+                try:
+                    text = await self._find_key(server, key_id, pdu.origin_server_ts)
+                except Unavailable as exc:
+                    problem = exc
+                    continue
+                if text is not None:
+                    found[key_id] = VerifyKey(key_base64=text, valid_until_ts=pdu.origin_server_ts)
+        try:
+            return check_signatures_and_hash(pdu, keys, now_ms=self._clock.now_ms())
+        except Refused as exc:
+            if problem is not None and exc.rule == "signature.missing":
+                raise problem from exc
+            raise
+
+    async def _find_key(self, server: ServerName, key_id: KeyId, at_ms: int) -> str | None:
+        if server == self._server_name and key_id == self._key.key_id:
+            return self._key.verify_key_base64
+        return await self._keyring.verify_key(server, key_id, at_ms)
+
+    async def check_all(
+        self, jsons: Iterable[object], version: RoomVersion, room_id: RoomId
+    ) -> list[Pdu]:
+        """Those of a peer's answer that are good events of this room; the others are dropped."""
+        parsed: list[Pdu] = []
+        for number, json in enumerate(jsons):
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
+            try:
+                pdu = Pdu.parse(json, version)
+            except BadInput as exc:
+                log.info("pdu dropped", room_id=room_id, rule="format", reason=exc.reason)
+                continue
+            if pdu.room_id == room_id:
+                parsed.append(pdu)
+        await self._fetch_keys(parsed)
+        good: list[Pdu] = []
+        for number, pdu in enumerate(parsed):
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
+            try:
+                good.append(await self.check(pdu))
+            except IsthmusError as exc:
+                log.info(
+                    "pdu dropped",
+                    room_id=room_id,
+                    event_id=pdu.event_id,
+                    rule=getattr(exc, "rule", "signature.key"),
+                )
+        return good
+
+    async def _fetch_keys(self, pdus: Sequence[Pdu]) -> None:
+        """Each key once, several at a time: the key ring remembers them."""
+        wanted: dict[tuple[ServerName, KeyId], int] = {}
+        for pdu in pdus:
+            for server, key_ids in keys_to_fetch(pdu).items():
+                for key_id in sorted(key_ids)[:MAX_KEYS_PER_SERVER]:
+                    at = max(wanted.get((server, key_id), 0), pdu.origin_server_ts)
+                    wanted[server, key_id] = at
+        if len(wanted) < 2:
+            return
+        turn = asyncio.Semaphore(MAX_FETCHES)
+
+        async def fetch(server: ServerName, key_id: KeyId, at_ms: int) -> None:
+            async with turn:
+                try:
+                    await self._find_key(server, key_id, at_ms)
+                except IsthmusError:
+                    return  # It is asked for again, and reported, with the event itself.
+
+        async with asyncio.TaskGroup() as group:
+            for (server, key_id), at_ms in wanted.items():
+                group.create_task(fetch(server, key_id, at_ms))

@@ -1,0 +1,125 @@
+"""Which servers may see what: server ACLs, who is in a room, and the history visibility.
+
+Spec: S2S, server access control lists; client-server API, m.room.history_visibility.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from bridge.engine.pdu import Pdu
+from bridge.engine.state import MEMBER, StateMap
+from bridge.errors import Refused
+from bridge.ids import ServerName, UserId, server_of, split_server_name
+from bridge.rooms.load import KnownEvent, Room, RoomStates
+
+ACL = ("m.room.server_acl", "")
+HISTORY = ("m.room.history_visibility", "")
+MAX_PATTERNS = 5_000
+"""Entries of an ACL list that are looked at."""
+
+
+def is_server_allowed(acl: Mapping[str, Any] | None, server: ServerName) -> bool:
+    """No ACL: everybody. Otherwise literal IP, `deny`, `allow`, and nobody else, in this order."""
+    if acl is None:
+        return True
+    host, _ = split_server_name(server)
+    if acl.get("allow_ip_literals") is False and _is_ip(host):
+        return False
+    if _matches(acl.get("deny"), host):
+        return False
+    return _matches(acl.get("allow"), host)
+
+
+async def check_server(states: RoomStates, room: Room, server: ServerName) -> None:
+    """Raise `Refused` when the room's ACL keeps the server out."""
+    acl = (await states.pick(room.state, (ACL,))).get(ACL)
+    if acl is not None and not is_server_allowed(acl.content, server):
+        raise Refused(f"{server} is not allowed in this room", rule="server_acl")
+
+
+async def check_in_room(states: RoomStates, room: Room, server: ServerName) -> None:
+    """Raise `Refused` unless the ACL allows the server and one of its users is joined."""
+    await check_server(states, room, server)
+    if not await has_member(states, room.state, server, ("join",)):
+        raise Refused(f"{server} is not in the room", rule="server.membership")
+
+
+async def has_member(
+    states: RoomStates, state: StateMap, server: ServerName, kinds: tuple[str, ...]
+) -> bool:
+    """Whether a user of the server has one of these memberships in the state."""
+    ids = [
+        event_id
+        for (kind, key), event_id in state.items()
+        if kind == MEMBER and server_of(UserId(key)) == server
+    ]
+    for start in range(0, len(ids), 100):
+        found = await states.events(ids[start : start + 100])
+        if any(known.pdu.membership in kinds for known in found.values()):
+            return True
+    return False
+
+
+async def visible_form(
+    states: RoomStates, room: Room, known: KnownEvent, server: ServerName
+) -> Pdu | None:
+    """The event as a server in the room may have it: whole, or redacted where the history was
+    not visible to it. None: it has no place in the graph here. Rejected ones are given too: they
+    may be somebody's previous events."""
+    if known.outlier:
+        return known.pdu if known.pdu.is_state else None
+    if known.pdu.is_state:
+        return known.pdu  # State is known to whoever is in the room.
+    before = await states.before(known)
+    history = (await states.pick(before.state, (HISTORY,))).get(HISTORY)
+    value = "shared" if history is None else history.content.get("history_visibility")
+    if value not in ("invited", "joined"):
+        return known.pdu
+    kinds = ("join", "invite") if value == "invited" else ("join",)
+    if before.is_same(room.snapshot) or await has_member(states, before.state, server, kinds):
+        return known.pdu
+    return known.pdu.redacted()
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _matches(patterns: object, host: str) -> bool:
+    if not isinstance(patterns, list):
+        return False
+    return any(
+        _glob(pattern, host) for pattern in patterns[:MAX_PATTERNS] if isinstance(pattern, str)
+    )
+
+
+def _glob(pattern: str, host: str) -> bool:
+    """`*` any run of characters, `?` exactly one; case does not matter in host names."""
+    # A run of stars is one star: no pattern may take more than quadratic time.
+    text = re.sub(r"\*+", "*", pattern.lower())
+    return _glob_at(text, host.lower())
+
+
+def _glob_at(pattern: str, text: str) -> bool:
+    """The usual two-pointer match, in time of both lengths multiplied."""
+    at = star = mark = 0
+    index, star = 0, -1
+    while index < len(text):
+        if at < len(pattern) and pattern[at] in (text[index], "?"):
+            at, index = at + 1, index + 1
+        elif at < len(pattern) and pattern[at] == "*":
+            star, mark, at = at, index, at + 1
+        elif star >= 0:
+            at, mark = star + 1, mark + 1
+            index = mark
+        else:
+            return False
+    return not pattern[at:].strip("*")
