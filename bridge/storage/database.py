@@ -160,11 +160,13 @@ class Database:
 
     async def close(self) -> None:
         """Finish the units that were handed in before, then let go of the database."""
+        if self._closed:
+            return
         self._closed = True
-        if self._signals is not None:
-            await asyncio.to_thread(self._signals.close)
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._reader.close)
+        if self._signals is not None:
+            await asyncio.to_thread(self._signals.close)
 
     async def _run(self, threads: Threads, places: asyncio.Semaphore, unit: Unit[T]) -> T:
         if places.locked():

@@ -37,12 +37,13 @@ REPEATS = 5
 class Transaction:
     """What a unit of work gets. `dialect` has what differs between SQLite and PostgreSQL."""
 
-    __slots__ = ("_connection", "_held", "dialect", "failure", "topics")
+    __slots__ = ("_connection", "held", "dialect", "failure", "topics")
 
     def __init__(self, connection: Connection, dialect: Dialect) -> None:
         self._connection = connection
-        self._held: set[str] = set()
         self.dialect = dialect
+        self.held: set[str] = set()
+        """Streams in which this transaction draws positions."""
         self.topics: set[str] = set()
         self.failure: Exception | None = None
         """The first failed statement: nothing of this unit can be committed after it."""
@@ -68,9 +69,9 @@ class Transaction:
 
     def hold_positions(self, table: Table) -> None:
         """For `streams.append` only."""
-        if table.name not in self._held:
+        if table.name not in self.held:
             self.dialect.hold_positions(self.execute, table)
-            self._held.add(table.name)
+            self.held.add(table.name)
 
     def settled_position(self, table: Table) -> int:
         """For `streams` only."""
@@ -100,13 +101,13 @@ class Job(Generic[T]):
         self.error = None
         with _Caught(self):
             self._result = self._unit(tx)
-            self.topics = frozenset(tx.topics)
             if tx.failure is not None:
                 self.fail(tx.failure)
+        # Readers of a stream that this unit held back may go on, even if it was for nothing.
+        self.topics = frozenset(tx.topics if self.error is None else tx.held)
 
     def fail(self, error: BaseException) -> None:
         self.error = error
-        self.topics = frozenset()
 
     def answer(self) -> None:
         """On the loop."""
