@@ -111,7 +111,9 @@ class _Names(AbstractResolver):
         """The resolver belongs to whoever made it."""
 
 
-def trusting(extra_ca: Path | None, *, setting: str = "federation.extra_ca") -> ssl.SSLContext:
+def trusting(
+    extra_ca: Path | None, *, setting: str = "federation.certificate_authority"
+) -> ssl.SSLContext:
     """The system's certificate authorities and, if given, those of a PEM file."""
     context = ssl.create_default_context()
     if extra_ca is not None:

@@ -16,7 +16,7 @@ from typing import Protocol
 import aiodns
 import pycares
 
-from bridge.errors import NotFound, Unavailable
+from bridge.errors import Misconfigured, NotFound, Unavailable
 from bridge.net.addresses import parse_address
 
 MAX_RECORDS = 32
@@ -67,17 +67,21 @@ class DnsResolver:
         *,
         nameserver: str | None = None,
         timeout_s: float = 10.0,
+        setting: str = "federation.resolver",
         chance: random.Random | None = None,
     ) -> None:
         self._timeout_s = timeout_s
         self._chance = chance or random.Random()
         # c-ares asks again itself; the sum stays within our own timeout.
-        self._dns = aiodns.DNSResolver(
-            nameservers=[nameserver] if nameserver else None,
-            timeout=timeout_s / 4,
-            tries=2,
-            domains=[],
-        )
+        try:
+            self._dns = aiodns.DNSResolver(
+                nameservers=[nameserver] if nameserver else None,
+                timeout=timeout_s / 4,
+                tries=2,
+                domains=[],
+            )
+        except (ValueError, pycares.AresError) as exc:
+            raise Misconfigured(setting, f"{nameserver!r} is no name server: {exc}") from exc
 
     async def addresses(self, host: str) -> tuple[str, ...]:
         literal = parse_address(host)

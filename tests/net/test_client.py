@@ -330,8 +330,8 @@ async def test_a_server_that_speaks_something_else_is_an_error_of_ours(
 
 def test_an_unreadable_authority_names_its_setting(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured) as caught:
-        trusting(tmp_path / "none.pem", setting="federation.extra_ca")
-    assert caught.value.setting == "federation.extra_ca"
+        trusting(tmp_path / "none.pem", setting="federation.authority")
+    assert caught.value.setting == "federation.authority"
 
 
 @pytest.fixture

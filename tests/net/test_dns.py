@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.errors import NotFound, Unavailable
+from bridge.errors import Misconfigured, NotFound, Unavailable
 from bridge.net.dns import DnsResolver, Service, order_services
 from tests.support.dns import SRV, DnsTable, dns_server
 
@@ -79,6 +79,13 @@ async def test_a_failing_name_server_is_unavailable(dns: Dns) -> None:
     dns.table.break_name("_matrix._tcp.m.example", SRV)
     with pytest.raises(Unavailable):
         await dns.resolver.services("_matrix._tcp.m.example")
+
+
+@pytest.mark.parametrize("nameserver", ["dns.example", "127.0.0.1:dns", "300.1.1.1"])
+async def test_what_is_no_name_server_names_its_setting(nameserver: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        DnsResolver(nameserver=nameserver)
+    assert caught.value.setting == "federation.resolver"
 
 
 _SERVICES = st.lists(
