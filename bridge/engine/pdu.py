@@ -18,6 +18,8 @@ from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput
 from bridge.ids import EventId, RoomId, ServerName, UserId, server_of
 
+_NOT_OWN = frozenset({"event_id", "unsigned"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pdu:
@@ -34,15 +36,20 @@ class Pdu:
     def parse(cls, json: object, version: RoomVersion) -> Pdu:
         """From outside: canonical values, format and size are checked. Raises `BadInput`.
 
-        Not checked: signatures, content hash, auth rules.
+        Not checked: signatures, content hash, auth rules. Whoever passed the event on wrote its
+        `unsigned`, so where that is malformed it goes and the event stays.
         """
         if not isinstance(json, dict):
             raise BadInput("an event is a JSON object")
-        own: JsonObject = {name: value for name, value in json.items() if name != "event_id"}
+        own: JsonObject = {name: json[name] for name in json if name not in _NOT_OWN}
         check_canonical(own)
         check_format(own, version)
         check_size(own)
-        return cls(event_id=event_id_of(own, version), json=own, version=version)
+        event_id = event_id_of(own, version)
+        unsigned = json.get("unsigned")
+        if isinstance(unsigned, dict) and _is_canonical(unsigned):
+            own["unsigned"] = unsigned
+        return cls(event_id=event_id, json=own, version=version)
 
     @classmethod
     def trusted(
@@ -141,3 +148,11 @@ class Pdu:
     def auth_events(self) -> Sequence[EventId]:
         links: Sequence[EventId] = self.json["auth_events"]
         return links
+
+
+def _is_canonical(value: object) -> bool:
+    try:
+        check_canonical(value)
+    except BadInput:
+        return False
+    return True

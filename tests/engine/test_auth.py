@@ -368,6 +368,15 @@ def test_without_join_rules_a_room_is_joined_by_invitation(version_id: str) -> N
 
 
 @all_versions
+def test_join_rules_that_set_no_rule_mean_invitation(version_id: str) -> None:
+    room = public_room(version_id)
+    room.send("m.room.join_rules", ALICE, {}, "")
+    assert try_member(room, BOB, BOB, "join") == "member.join.uninvited"
+    room.member(ALICE, BOB, "invite")
+    assert try_member(room, BOB, BOB, "join") == ""
+
+
+@all_versions
 @pytest.mark.parametrize("join_rule", ["restricted", "knock_restricted"])
 @pytest.mark.parametrize(
     ("voucher", "rule"),

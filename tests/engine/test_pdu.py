@@ -178,6 +178,22 @@ def test_a_stray_event_id_is_taken_away() -> None:
     assert "event_id" not in parse(event(event_id="$other")).json
 
 
+@pytest.mark.parametrize("unsigned", [5, [], None, {"age": 0.5}, {"a": 2**60}])
+def test_malformed_unsigned_goes_and_the_event_stays(unsigned: Any) -> None:
+    assert parse({**event(), "unsigned": unsigned}) == parse(event())
+    assert parse(event(unsigned={"age": 5})).json["unsigned"] == {"age": 5}
+
+
+@pytest.mark.parametrize("version_id", VERSION_IDS)
+def test_power_levels_beyond_canonical_integers_are_bad_json(version_id: str) -> None:
+    version = get_version(version_id)
+    levels = {"type": "m.room.power_levels", "state_key": ""}
+    parse(event(version, content={"ban": 2**53 - 1}, **levels), version_id)
+    with pytest.raises(BadInput) as caught:
+        parse(event(version, content={"ban": 2**53}, **levels), version_id)
+    assert caught.value.errcode == "M_BAD_JSON"
+
+
 def test_a_version_12_create_event_names_no_room_and_gives_it_its_id() -> None:
     create = event(get_version("12"), type="m.room.create", state_key="", room_id=None)
     pdu = parse(create, "12")

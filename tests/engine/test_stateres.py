@@ -250,6 +250,93 @@ def test_events_that_are_not_found_are_left_out(version_id: str) -> None:
     assert result == state
 
 
+# The cases published with the algorithm (MSC1442): each fork, and what must come out
+
+
+def case_room(version_id: str) -> RoomBuilder:
+    return public_room(version_id, BOB, CAROL, EVE)
+
+
+@all_versions
+def test_published_ban_against_power_levels(version_id: str) -> None:
+    room = case_room(version_id)
+    levels = room.levels({BOB: 50}, events={POWER[0]: 50})
+    agreed = room.power(ALICE, levels)
+    rejoin = room.join(ALICE)
+    ban = room.member(ALICE, BOB, "ban")
+    room.power(BOB, levels, after=[agreed.event_id])
+    result = merged(room, ban, room.events[room.last])
+    assert result[POWER] == agreed.event_id
+    assert result[member(BOB)] == ban.event_id
+    assert result[member(ALICE)] == rejoin.event_id
+
+
+@all_versions
+def test_published_join_rule_evasion(version_id: str) -> None:
+    room = public_room(version_id)
+    fork = [room.last]
+    closed = room.join_rule(ALICE, "private", after=fork)
+    join = room.join(EVE, after=fork)
+    result = merged(room, closed, join)
+    assert result[RULES] == closed.event_id
+    assert member(EVE) not in result
+
+
+@all_versions
+def test_published_chain_of_power_levels(version_id: str) -> None:
+    room = case_room(version_id)
+    events = {POWER[0]: 50}
+    one = room.power(ALICE, room.levels({BOB: 50}, events=events))
+    room.power(BOB, room.levels({BOB: 50, CAROL: 50}, events=events))
+    three = room.power(CAROL, room.levels({BOB: 50, CAROL: 0}, events=events))
+    assert merged(room, three, one)[POWER] == three.event_id
+
+
+def forked_topics(version_id: str) -> tuple[RoomBuilder, dict[str, Pdu]]:
+    """Two sides: Alice demotes Bob; Bob, not knowing, sets power levels and a topic."""
+    room = case_room(version_id)
+    events = {POWER[0]: 50}
+    sent = {"T1": topic(room, ALICE, "T1")}
+    sent["PA1"] = room.power(ALICE, room.levels({BOB: 50}, events=events))
+    sent["T2"] = topic(room, ALICE, "T2")
+    sent["PA2"] = room.power(ALICE, room.levels({BOB: 0}, events=events))
+    after = [sent["PA1"].event_id]
+    sent["PB"] = room.power(BOB, room.levels({BOB: 50}, events=events), after=after)
+    sent["T3"] = topic(room, BOB, "T3")
+    return room, sent
+
+
+@all_versions
+def test_published_topics_under_two_power_levels(version_id: str) -> None:
+    room, sent = forked_topics(version_id)
+    result = merged(room, sent["PA2"], sent["T3"])
+    assert result[POWER] == sent["PA2"].event_id
+    assert result[TOPIC] == sent["T2"].event_id
+
+
+@all_versions
+def test_published_topic_after_a_merge(version_id: str) -> None:
+    room, sent = forked_topics(version_id)
+    joint = room.send("m.room.message", EVE, {}, after=[sent["PA2"].event_id, sent["T3"].event_id])
+    last = topic(room, ALICE, "T4", after=[joint.event_id])
+    result = merged(room, last, sent["T3"])
+    assert result[POWER] == sent["PA2"].event_id
+    assert result[TOPIC] == last.event_id
+
+
+@all_versions
+def test_published_topic_reset_by_a_ban(version_id: str) -> None:
+    room = case_room(version_id)
+    first = topic(room, ALICE, "T1")
+    levels = room.power(ALICE, room.levels({BOB: 50}))
+    topic(room, BOB, "T2")
+    ban = room.member(ALICE, BOB, "ban")
+    result = merged(room, ban, first)
+    assert result[POWER] == levels.event_id
+    assert result[member(BOB)] == ban.event_id
+    assert result[TOPIC] == first.event_id
+
+
 # Driving the generators
 
 

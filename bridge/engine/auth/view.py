@@ -37,9 +37,9 @@ class AuthView:
 
     @property
     def join_rule(self) -> object:
-        """`invite` where there is no join rules event. Any JSON value otherwise."""
+        """`invite` where none is set. What is set may be any JSON value."""
         event = self.state.get(JOIN_RULES)
-        return "invite" if event is None else event.content.get("join_rule")
+        return "invite" if event is None else event.content.get("join_rule", "invite")
 
     @property
     def power_levels(self) -> Pdu | None:
