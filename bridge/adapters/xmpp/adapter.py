@@ -1,0 +1,347 @@
+"""The XMPP side as a whole: wires the parts, and decides which part a stanza belongs to.
+
+A stanza's way: `connection` (bounded queue) -> a lane per chat -> by its address: a room, a person,
+the bot; or an answer that tells the real address (`<gone/>` for another spelling, `<redirect/>`
+for somebody who is not behind the gateway at all). Errors are never answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random as random_module
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar
+
+from bridge.adapters.xmpp import inbound, outbound
+from bridge.adapters.xmpp.addresses import AddressBook, Bot, Moved, Person, Room, to_uri
+from bridge.adapters.xmpp.config import XmppSettings
+from bridge.adapters.xmpp.connection import Connection, Status
+from bridge.adapters.xmpp.direct import Direct
+from bridge.adapters.xmpp.disco import Disco
+from bridge.adapters.xmpp.inbound import Stanza
+from bridge.adapters.xmpp.jid import Jid
+from bridge.adapters.xmpp.lanes import StanzaLanes
+from bridge.adapters.xmpp.namespaces import MUC, PING, add
+from bridge.adapters.xmpp.roomservice.occupants import People
+from bridge.adapters.xmpp.roomservice.rooms import RoomService
+from bridge.adapters.xmpp.stream import Received
+from bridge.clock import Clock
+from bridge.errors import BadInput, NotFound, Refused, Unavailable
+from bridge.ids import RoomId, ServerName, TraceId, UserId
+from bridge.ports.chat import (
+    BotNotice,
+    ChatListener,
+    Delivery,
+    DirectMessage,
+    Failure,
+    Receipt,
+    RoomInvite,
+    RoomMember,
+    RoomMessage,
+    RoomSubject,
+)
+from bridge.ports.command import CommandTable
+from bridge.storage.database import Database
+from bridge.telemetry.log import get_logger
+
+log = get_logger("xmpp")
+
+NAME = "xmpp"
+
+
+class XmppAddresses:
+    """Fills `ports.chat.AddressMap`: known before anything is connected."""
+
+    def __init__(
+        self, *, domain: str, server_name: ServerName, bot: str = "isthmus", prefix: str = ""
+    ) -> None:
+        self.book = AddressBook(component=domain, server=server_name, bot=bot, prefix=prefix)
+
+    @property
+    def adapter(self) -> str:
+        return NAME
+
+    def address_of(self, user_id: UserId) -> str | None:
+        jid = self.book.unwrap(user_id)
+        return None if jid is None else str(jid)
+
+    def user_of(self, address: str) -> UserId:
+        return self.book.user_of(Jid.parse(address)).user_id
+
+    def default_name(self, address: str) -> str:
+        jid = Jid.parse(address)
+        return jid.local or jid.domain
+
+
+class XmppAdapter:
+    """Fills `ports.chat.ChatAdapter`."""
+
+    NAME: ClassVar[str] = NAME
+
+    def __init__(
+        self,
+        *,
+        settings: XmppSettings,
+        addresses: XmppAddresses,
+        database: Database,
+        listener: ChatListener,
+        commands: CommandTable | None,
+        clock: Clock,
+        random: random_module.Random,
+        on_status: Callable[[Status], None] = lambda _: None,
+    ) -> None:
+        self._settings = settings
+        self._limits = settings.limits
+        self._database = database
+        self._listener = listener
+        self._clock = clock
+        self._random = random
+        self._book = addresses.book
+        self._connection = Connection(
+            settings=settings,
+            clock=clock,
+            random=random,
+            on_connected=self._on_connected,
+            on_status=on_status,
+        )
+        self._lanes = StanzaLanes(
+            self._on_stanza,
+            per_lane=settings.limits.lane_stanzas,
+            total=settings.limits.inbound_stanzas,
+        )
+        people = People(self._book)
+        self._rooms = RoomService(
+            wire=self._connection,
+            database=database,
+            listener=listener,
+            people=people,
+            domain=settings.domain,
+            bot=self._book.bot_jid,
+            clock=clock,
+            limits=settings.limits,
+            spawn=self._lanes.spawn,
+        )
+        self._direct = Direct(
+            adapter=NAME,
+            wire=self._connection,
+            database=database,
+            listener=listener,
+            jid_of=self._book.jid_of,
+            bot=self._book.bot_jid,
+            clock=clock,
+            new_trace=self._new_trace,
+        )
+        self._disco = Disco(listener=listener, rooms=self._rooms, people=people, table=commands)
+        self._pings: dict[str, tuple[Jid, asyncio.Future[bool]]] = {}
+        self._reconnected = asyncio.Event()
+        self._is_loaded = False
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    @property
+    def status(self) -> Status:
+        """Whether the XMPP server has us, in words for the operator."""
+        return self._connection.status
+
+    async def wait_connected(self) -> None:
+        await self._connection.connected.wait()
+
+    async def run(self) -> None:
+        await self._rooms.load()
+        self._is_loaded = True
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._lanes.run())
+            group.create_task(self._connection.run())
+            group.create_task(self._sort())
+            group.create_task(self._check_sessions())
+
+    # --- deliveries -----------------------------------------------------------------------------
+
+    async def deliver(self, delivery: Delivery, *, outbox_id: int, trace: TraceId) -> None:
+        if not self._is_loaded:
+            raise Unavailable("the XMPP side is not running yet")
+        own_id = outbound.outgoing_id(self._database.epoch, outbox_id)
+        key = str(outbox_id)
+        try:
+            match delivery:
+                case RoomMessage() | RoomMember() | RoomSubject():
+                    await self._rooms.deliver(delivery, key=key, own_id=own_id)
+                case RoomInvite():
+                    await self._rooms.invite(delivery, key=key, own_id=own_id)
+                case DirectMessage() | Receipt() | Failure() | BotNotice():
+                    await self._direct.deliver(delivery, key=key, own_id=own_id)
+        except BadInput as exc:
+            raise Refused(exc.reason, rule="address") from exc
+
+    # --- stanzas --------------------------------------------------------------------------------
+
+    async def _sort(self) -> None:
+        """Takes stanzas from the connection into their lanes."""
+        while True:
+            received = await self._connection.receive()
+            if not await self._lanes.put(_lane(received), received):
+                self._lanes.spawn(partial(self._refuse_received, received, "resource-constraint"))
+
+    async def _on_stanza(self, received: Received) -> None:
+        if received.flaw is not None:
+            what = "big" if received.flaw == "too-big" else "deeply nested"
+            text = f"The stanza is too {what} for the gateway."
+            await self._refuse_received(received, "policy-violation", text)
+            return
+        stanza = inbound.read_stanza(received.element)
+        try:
+            await self._route(stanza)
+        except (BadInput, NotFound) as exc:
+            await self._refuse(stanza, "item-not-found", exc.reason)
+        except Refused as exc:
+            await self._refuse(stanza, outbound.condition_for(exc.errcode), exc.reason)
+
+    async def _route(self, stanza: Stanza) -> None:
+        if stanza.kind == "iq" and stanza.type in ("result", "error"):
+            self._on_answer(stanza)
+            return
+        where = self._book.destination_of(stanza.to)
+        if isinstance(where, Moved):
+            is_ours = where.to.domain == self._settings.domain
+            await self._refuse(
+                stanza,
+                "gone" if is_ours else "redirect",
+                f"The address is {where.to}",
+                uri=to_uri(where.to),
+            )
+        elif stanza.kind == "iq":
+            if stanza.type in ("get", "set"):
+                await self._connection.send([await self._disco.answer(stanza, where)])
+        elif stanza.kind == "presence":
+            await self._on_presence(stanza, where)
+        else:
+            await self._on_message(stanza, where)
+
+    async def _on_presence(self, stanza: Stanza, where: Bot | Person | Room) -> None:
+        match where:
+            case Room():
+                await self._rooms.on_presence(stanza, where)
+            case Person(user_id=user_id):
+                await self._direct.on_presence(stanza, user_id)
+            case Bot():
+                await self._direct.on_presence(stanza, self._book.bot_id)
+
+    async def _on_message(self, stanza: Stanza, where: Bot | Person | Room) -> None:
+        match where:
+            case Bot():
+                await self._direct.on_command(stanza)
+            case Person(user_id=user_id):
+                await self._direct.on_message(stanza, user_id)
+            case Room():
+                reason = inbound.declined_reason(stanza)
+                if reason is not None and stanza.type != "error":
+                    self._lanes.spawn(partial(self._decline, stanza, where, reason))
+                else:
+                    await self._rooms.on_message(stanza, self._accept)
+
+    async def _accept(self, stanza: Stanza, room_id: RoomId) -> None:
+        """What an occupant says to the room: a message, or a new subject."""
+        subject = inbound.to_subject(stanza)
+        if subject is None:
+            await self._direct.accept(stanza, to_room=room_id)
+            return
+        await self._listener.set_topic(
+            address=str(stanza.sender.bare),
+            room_id=room_id,
+            topic=subject,
+            txn=str(self._new_trace()),
+        )
+
+    async def _decline(self, stanza: Stanza, where: Room, reason: str) -> None:
+        room_id = await self._listener.find_room(where.room)
+        await self._listener.leave(
+            address=str(stanza.sender.bare), room_id=room_id, reason=reason or None
+        )
+
+    async def _refuse_received(self, received: Received, condition: str, text: str = "") -> None:
+        stanza = inbound.read_stanza(received.element)
+        await self._refuse(stanza, condition, text)
+
+    async def _refuse(
+        self, stanza: Stanza, condition: str, text: str = "", *, uri: str = ""
+    ) -> None:
+        if _may_be_answered(stanza):
+            await self._connection.send(
+                [outbound.error_for(stanza, condition, text, uri=uri, by=stanza.to.bare)]
+            )
+
+    # --- remembered sessions --------------------------------------------------------------------
+
+    def _on_connected(self) -> None:
+        self._reconnected.set()
+
+    async def _check_sessions(self) -> None:
+        """After each connection: clients that are gone without our noticing leave their rooms."""
+        while True:
+            await self._reconnected.wait()
+            self._reconnected.clear()
+            for client, room in self._rooms.remembered():
+                if self._reconnected.is_set():
+                    break
+                self._lanes.spawn(partial(self._check_session, client, room))
+                await self._clock.sleep(1 / self._limits.session_pings_per_s)
+
+    async def _check_session(self, client: Jid, room: Jid) -> None:
+        if not await self._is_there(client, room):
+            log.info("session gone", room=str(room), client=str(client))
+            await self._rooms.end_session(client, room)
+
+    async def _is_there(self, client: Jid, room: Jid) -> bool:
+        """Pings a client from the room. Unavailable when we cannot ask."""
+        name = f"ping.{self._random.getrandbits(64):016x}"
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._pings[name] = (client, answer)
+        xml = outbound.stanza("iq", sender=room, to=client, type="get", id=name)
+        add(xml, PING, "ping")
+        try:
+            await self._connection.send([xml])
+            async with asyncio.timeout(self._limits.session_ping_timeout_s):
+                return await answer
+        except TimeoutError:
+            if not self._connection.connected.is_set():
+                raise Unavailable("the XMPP server is not connected") from None
+            return False
+        finally:
+            self._pings.pop(name, None)
+
+    def _on_answer(self, stanza: Stanza) -> None:
+        client, answer = self._pings.get(stanza.id, (None, None))
+        if answer is None or client != stanza.sender or answer.done():
+            return
+        condition, _ = inbound.error_of(stanza)
+        answer.set_result(stanza.type == "result" or condition == "feature-not-implemented")
+
+    def _new_trace(self) -> TraceId:
+        return TraceId(f"{self._random.getrandbits(96):024x}")
+
+
+def _lane(received: Received) -> str:
+    """Stanzas of one room, or between two people, stay in order; questions are on their own."""
+    xml = received.element
+    to, sender = xml.get("to", ""), xml.get("from", "")
+    to_bare, sender_bare = to.partition("/")[0], sender.partition("/")[0]
+    if xml.tag.endswith("}iq"):
+        return f"iq {sender} {to_bare}"
+    if to_bare[:1] in ("#", "!"):
+        return f"room {to_bare}"
+    return f"person {sender_bare} {to_bare}"
+
+
+def _may_be_answered(stanza: Stanza) -> bool:
+    match stanza.kind:
+        case "iq":
+            return stanza.type in ("get", "set")
+        case "message":
+            return stanza.type != "error"
+        case _:
+            return stanza.type in ("", "subscribe") and (
+                stanza.type == "subscribe" or stanza.has(MUC, "x")
+            )

@@ -1,0 +1,71 @@
+"""Settings of the XMPP side: where the component connects, and its limits."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from bridge.adapters.xmpp.jid import prepare_domain
+from bridge.errors import BadInput
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+
+
+class XmppLimits(BaseModel):
+    """What bounds memory, queues and patience. The defaults suit a server of any size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stanza_bytes: Positive = 128 * 1024
+    """Greater stanzas are refused in both directions."""
+    stanza_depth: Positive = 40
+    inbound_stanzas: Positive = 1000
+    """Waiting stanzas; at this number we stop reading from the XMPP server."""
+    lane_stanzas: Positive = 300
+    """Waiting stanzas of one chat; further ones get `resource-constraint`."""
+    joins: Positive = 64
+    """People entering rooms at the same time."""
+    members_shown: Positive = 500
+    """Occupants that are listed to somebody who enters."""
+    history_messages: Annotated[int, Field(ge=0)] = 20
+    """How much of the past somebody sees who enters and does not say how much."""
+    history_messages_max: Annotated[int, Field(ge=0)] = 100
+    join_timeout_s: PositiveSeconds = 20
+    """A join that takes longer is answered, goes on, and ends in an invitation."""
+    join_deadline_s: PositiveSeconds = 600
+    fence_timeout_s: PositiveSeconds = 30
+    keepalive_s: PositiveSeconds = 20
+    reconnect_max_s: PositiveSeconds = 30
+    refused_retry_s: PositiveSeconds = 60
+    """How often a refused secret is tried again."""
+    session_pings_per_s: PositiveSeconds = 20
+    """How fast remembered sessions are checked after a reconnect."""
+    session_ping_timeout_s: PositiveSeconds = 30
+
+
+class XmppSettings(BaseModel):
+    """One XEP-0114 component."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    domain: str
+    """The component's domain: people and rooms of Matrix have their addresses there."""
+    secret: SecretStr
+    host: str = "127.0.0.1"
+    """Where the XMPP server listens for components."""
+    port: Annotated[int, Field(gt=0, lt=65536)] = 5347
+    bot: str = "isthmus"
+    """Localpart of the bot; the bare domain is the same bot."""
+    limits: XmppLimits = XmppLimits()
+
+    @field_validator("domain")
+    @classmethod
+    def _prepared(cls, value: str) -> str:
+        try:
+            if prepare_domain(value, strict=True) != value:
+                raise ValueError("not the canonical spelling of a domain")
+        except BadInput as exc:
+            raise ValueError(exc.reason) from exc
+        return value

@@ -1,0 +1,240 @@
+"""Questions about us: what an address is and can do, pings, versions, name cards.
+
+A feature is announced only if something here answers it. The domain is a gateway and a service of
+rooms; a room has room features only; a person is a registered account without `muc`. An unknown
+question gets `service-unavailable`; an answer is never answered.
+Spec: XEP-0030; XEP-0045, 6; XEP-0054; XEP-0092; XEP-0128; XEP-0199; XEP-0410.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.etree import ElementTree as ET
+
+from bridge import __version__
+from bridge.adapters.xmpp import commands, outbound
+from bridge.adapters.xmpp.addresses import Bot, Person, Room
+from bridge.adapters.xmpp.inbound import Stanza, payload_of
+from bridge.adapters.xmpp.namespaces import (
+    COMMANDS,
+    DATA_FORMS,
+    DISCO_INFO,
+    DISCO_ITEMS,
+    MUC,
+    MUC_ROOMINFO,
+    MUC_STABLE_ID,
+    OCCUPANT_ID,
+    PING,
+    RECEIPTS,
+    SELF_PING,
+    STANZA_ID,
+    VCARD,
+    VERSION,
+    add,
+)
+from bridge.adapters.xmpp.roomservice.occupants import People
+from bridge.adapters.xmpp.roomservice.rooms import RoomService
+from bridge.adapters.xmpp.xmltext import xml_text
+from bridge.errors import BadInput, NotFound, Refused, Unavailable
+from bridge.ids import UserId, localpart_of
+from bridge.ports.chat import ChatListener
+from bridge.ports.command import Caller, CommandTable
+from bridge.ports.matrix import RoomInfo
+
+_Identity = tuple[str, str, str]
+
+
+class Disco:
+    """`answer` gives the stanza that answers an iq of type get or set."""
+
+    def __init__(
+        self,
+        *,
+        listener: ChatListener,
+        rooms: RoomService,
+        people: People,
+        table: CommandTable | None,
+    ) -> None:
+        self._listener = listener
+        self._rooms = rooms
+        self._people = people
+        self._table = table
+
+    async def answer(self, request: Stanza, where: Bot | Person | Room) -> ET.Element:
+        try:
+            payload = payload_of(request)
+        except BadInput as exc:
+            return outbound.error_for(request, "bad-request", exc.reason)
+        if isinstance(where, Room) and request.to.resource:
+            return self._to_occupant(request, payload)
+        if request.type == "set":
+            if payload == (COMMANDS, "command") and isinstance(where, Room):
+                return await self._run_command(request, where)
+            return outbound.error_for(request, "service-unavailable")
+        match payload:
+            case (namespace, "ping") if namespace == PING:
+                return outbound.result_of(request)
+            case (namespace, "query") if namespace == DISCO_INFO:
+                return await self._info(request, where)
+            case (namespace, "query") if namespace == DISCO_ITEMS:
+                return self._items(request, where)
+            case (namespace, "query") if namespace == VERSION and isinstance(where, Bot):
+                return _version(request)
+            case (namespace, "vCard") if namespace == VCARD and not isinstance(where, Room):
+                return await self._card(request, where)
+        return outbound.error_for(request, "service-unavailable")
+
+    def _to_occupant(self, request: Stanza, payload: tuple[str, str]) -> ET.Element:
+        """The self-ping of a client that wants to know whether it is still in."""
+        if self._rooms.room_of(request.sender, request.to.bare) is None:
+            return outbound.error_for(
+                request, "not-acceptable", "You are not in this room.", by=request.to.bare
+            )
+        is_self = self._rooms.is_occupant(request.sender, request.to)
+        if payload == (PING, "ping") and request.type == "get":
+            if is_self:
+                return outbound.result_of(request)
+            return outbound.error_for(request, "item-not-found", by=request.to.bare)
+        return outbound.error_for(request, "service-unavailable")
+
+    # --- XEP-0030 -------------------------------------------------------------------------------
+
+    async def _info(self, request: Stanza, where: Bot | Person | Room) -> ET.Element:
+        query_in = request.find(DISCO_INFO, "query")
+        node = "" if query_in is None else query_in.get("node", "")
+        if node and not (node == COMMANDS and isinstance(where, Room) and self._table):
+            return outbound.error_for(request, "item-not-found")
+        match where:
+            case Bot() if request.to.local:
+                return _info(request, [("client", "bot", "Isthmus")], [DISCO_INFO, PING, VCARD])
+            case Bot():
+                return _info(
+                    request,
+                    [("conference", "text", "Matrix rooms"), ("gateway", "matrix", "Isthmus")],
+                    [DISCO_INFO, DISCO_ITEMS, MUC, PING, VERSION, VCARD],
+                )
+            case Person():
+                return _info(
+                    request,
+                    [("account", "registered", "")],
+                    [DISCO_INFO, PING, RECEIPTS, VCARD],
+                )
+            case Room():
+                return await self._room_info(request, where)
+
+    async def _room_info(self, request: Stanza, where: Room) -> ET.Element:
+        try:
+            info = await self._listener.describe_room(where.room)
+        except (NotFound, Refused) as exc:
+            return outbound.error_for(request, "item-not-found", exc.reason)
+        except Unavailable as exc:
+            return outbound.error_for(request, "remote-server-timeout", exc.reason)
+        features = [DISCO_INFO, DISCO_ITEMS, MUC, *_room_features(info)]
+        if self._table is not None:
+            features.append(COMMANDS)
+        name = (info.name if info is not None else None) or str(where.room)
+        answer = _info(request, [("conference", "text", name)], features)
+        if info is not None:
+            _add_room_form(answer, info)
+        return answer
+
+    def _items(self, request: Stanza, where: Bot | Person | Room) -> ET.Element:
+        query_in = request.find(DISCO_ITEMS, "query")
+        node = "" if query_in is None else query_in.get("node", "")
+        if node == COMMANDS and isinstance(where, Room) and self._table is not None:
+            return commands.listing(request, commands.of_room(self._table))
+        if node:
+            return outbound.error_for(request, "item-not-found")
+        answer = outbound.result_of(request)
+        add(answer, DISCO_ITEMS, "query")
+        return answer
+
+    # --- the rest -------------------------------------------------------------------------------
+
+    async def _run_command(self, request: Stanza, where: Room) -> ET.Element:
+        if self._table is None:
+            return outbound.error_for(request, "service-unavailable")
+        room_id = self._rooms.room_of(request.sender, request.to.bare)
+        if room_id is None:
+            try:
+                room_id = await self._listener.find_room(where.room)
+            except (NotFound, Refused) as exc:
+                return outbound.error_for(request, "item-not-found", exc.reason)
+            except Unavailable as exc:
+                return outbound.error_for(request, "remote-server-timeout", exc.reason)
+        caller = Caller(user_id=self._people.user_of(request.sender), room_id=room_id)
+        return await commands.execute(request, self._table, caller, session=request.id)
+
+    async def _card(self, request: Stanza, where: Bot | Person) -> ET.Element:
+        answer = outbound.result_of(request)
+        card = add(answer, VCARD, "vCard")
+        if isinstance(where, Bot):
+            name, nickname = "Isthmus", "isthmus"
+        else:
+            name, nickname = await self._names(where.user_id)
+        add(card, VCARD, "FN", xml_text(name))
+        add(card, VCARD, "NICKNAME", xml_text(nickname))
+        return answer
+
+    async def _names(self, user_id: UserId) -> tuple[str, str]:
+        localpart = localpart_of(user_id)
+        return await self._listener.find_member_name(user_id) or localpart, localpart
+
+
+def _info(request: Stanza, identities: Sequence[_Identity], features: Sequence[str]) -> ET.Element:
+    answer = outbound.result_of(request)
+    query = add(answer, DISCO_INFO, "query")
+    query_in = request.find(DISCO_INFO, "query")
+    if query_in is not None and query_in.get("node"):
+        query.set("node", query_in.get("node", ""))
+    for category, type, name in identities:
+        identity = add(query, DISCO_INFO, "identity")
+        identity.set("category", category)
+        identity.set("type", type)
+        if name:
+            identity.set("name", xml_text(name))
+    for feature in features:
+        add(query, DISCO_INFO, "feature").set("var", feature)
+    return answer
+
+
+def _room_features(info: RoomInfo | None) -> list[str]:
+    features = [
+        MUC_STABLE_ID,
+        OCCUPANT_ID,
+        PING,
+        SELF_PING,
+        STANZA_ID,
+        "muc_nonanonymous",
+        "muc_persistent",
+        "muc_unsecured",
+    ]
+    if info is not None:
+        is_open = info.join_rule == "public"
+        features.append("muc_open" if is_open else "muc_membersonly")
+    return features
+
+
+def _add_room_form(answer: ET.Element, info: RoomInfo) -> None:
+    """Spec: XEP-0045, 15.5.1; XEP-0128."""
+    query = answer[0]
+    form = add(query, DATA_FORMS, "x")
+    form.set("type", "result")
+    fields = [
+        ("FORM_TYPE", "hidden", f"{MUC_ROOMINFO}"),
+        ("muc#roominfo_description", "text-single", info.name or ""),
+        ("muc#roominfo_subject", "text-single", info.topic or ""),
+    ]
+    for name, type, value in fields:
+        field = add(form, DATA_FORMS, "field")
+        field.set("var", name)
+        field.set("type", type)
+        add(field, DATA_FORMS, "value", xml_text(value))
+
+
+def _version(request: Stanza) -> ET.Element:
+    answer = outbound.result_of(request)
+    query = add(answer, VERSION, "query")
+    add(query, VERSION, "name", "Isthmus")
+    add(query, VERSION, "version", __version__)
+    return answer

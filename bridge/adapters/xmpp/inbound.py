@@ -1,0 +1,211 @@
+"""Stanzas to chat values: pure tables over raw elements.
+
+Only what is named here is taken from a stanza. So `<stanza-id/>`, `<occupant-id/>`, `<x/>` of
+muc#user and `<delay/>` that a client wrote itself never go any further (spoofing), and `xml:lang`
+of the stanza, which servers stamp, is not the language of a text: that stands on `<body/>`.
+Spec: RFC 6121, 5; XEP-0045; XEP-0184; XEP-0359.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+from bridge.adapters.xmpp.jid import Jid
+from bridge.adapters.xmpp.namespaces import (
+    COMPONENT,
+    MARKUP,
+    MUC,
+    MUC_USER,
+    RECEIPTS,
+    SPOILER,
+    STANZA_ERRORS,
+    STANZA_ID,
+    STYLING,
+    XML,
+)
+from bridge.adapters.xmpp.styling import MAX_MARKUP, Markup, from_body
+from bridge.content.model import Message
+from bridge.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stanza:
+    """A message, presence or iq with its addresses read. `id` is empty where there is none."""
+
+    kind: str
+    type: str
+    id: str
+    sender: Jid
+    to: Jid
+    xml: ET.Element
+
+    def has(self, namespace: str, name: str) -> bool:
+        return self.find(namespace, name) is not None
+
+    def find(self, namespace: str, name: str) -> ET.Element | None:
+        return self.xml.find(f"{{{namespace}}}{name}")
+
+
+def read_stanza(xml: ET.Element) -> Stanza:
+    """BadInput where an address cannot be read: nobody could be answered."""
+    return Stanza(
+        kind=xml.tag.rpartition("}")[2],
+        type=xml.get("type", ""),
+        id=xml.get("id", ""),
+        sender=Jid.parse(xml.get("from")),
+        to=Jid.parse(xml.get("to")),
+        xml=xml,
+    )
+
+
+def to_message(stanza: Stanza) -> Message | None:
+    """What the person said; None where nothing is readable (chat states, receipts)."""
+    body = _body(stanza)
+    if body is None:
+        return None
+    text = body.text or ""
+    markup = _markup(stanza)
+    subject = (stanza.xml.findtext(f"{{{COMPONENT}}}subject") or "").strip()
+    if subject and text.strip() and stanza.type != "groupchat":
+        head = f"Subject: {subject}\n"
+        text = head + text
+        markup = None if markup is None else [_moved(m, len(head)) for m in markup]
+    spoiler = stanza.find(SPOILER, "spoiler")
+    return from_body(
+        text,
+        markup=markup,
+        unstyled=stanza.has(STYLING, "unstyled"),
+        spoiler=None if spoiler is None else spoiler.text or "",
+        language=body.get(f"{{{XML}}}lang") or None,
+        is_notice=stanza.type == "headline",
+    )
+
+
+def _markup(stanza: Stanza) -> list[Markup] | None:
+    """XEP-0394; None where the stanza has none. Elements without usable offsets are left out."""
+    found = stanza.find(MARKUP, "markup")
+    if found is None:
+        return None
+    read: list[Markup] = []
+    for child in found[:MAX_MARKUP]:
+        start, end = _number(child.get("start")), _number(child.get("end"))
+        if start is None or end is None or end <= start:
+            continue
+        read.append(
+            Markup(
+                name=child.tag.rpartition("}")[2],
+                start=start,
+                end=end,
+                styles=tuple(style.tag.rpartition("}")[2] for style in child),
+                language=child.get("language", ""),
+                ordered=child.get("ordered") in ("true", "1"),
+                items=tuple(
+                    at
+                    for item in child.findall(f"{{{MARKUP}}}li")
+                    if (at := _number(item.get("start"))) is not None
+                ),
+            )
+        )
+    return read
+
+
+def _moved(markup: Markup, by: int) -> Markup:
+    return markup._replace(
+        start=markup.start + by, end=markup.end + by, items=tuple(i + by for i in markup.items)
+    )
+
+
+def _body(stanza: Stanza) -> ET.Element | None:
+    """The one without a language first: it is what the author wrote, the others translate it."""
+    bodies = stanza.xml.findall(f"{{{COMPONENT}}}body")
+    lang = f"{{{XML}}}lang"
+    return next((b for b in bodies if b.get(lang) is None), bodies[0] if bodies else None)
+
+
+def to_subject(stanza: Stanza) -> str | None:
+    """The new subject of a room: an element `subject` and no body. Spec: XEP-0045, 8.1."""
+    subject = stanza.find(COMPONENT, "subject")
+    if subject is None or _body(stanza) is not None or stanza.has(COMPONENT, "thread"):
+        return None
+    return subject.text or ""
+
+
+def origin_id(stanza: Stanza) -> str | None:
+    found = stanza.find(STANZA_ID, "origin-id")
+    return (found.get("id") or None) if found is not None else None
+
+
+def fingerprint(stanza: Stanza) -> str:
+    """Tells a message that was sent again from another one under the same id."""
+    digest = hashlib.sha256(stanza.type.encode())
+    for name in ("subject", "body"):
+        for node in stanza.xml.findall(f"{{{COMPONENT}}}{name}"):
+            lang = node.get(f"{{{XML}}}lang", "")
+            digest.update(f"\0{name}\0{lang}\0{node.text or ''}".encode("utf-8", "replace"))
+    return digest.hexdigest()[:32]
+
+
+def wants_receipt(stanza: Stanza) -> bool:
+    """Spec: XEP-0184, 5.3: never for groupchat, never for an error, only with an id."""
+    is_person = stanza.type in ("", "normal", "chat", "headline")
+    return is_person and bool(stanza.id) and stanza.has(RECEIPTS, "request")
+
+
+def received_id(stanza: Stanza) -> str | None:
+    """The message that this receipt is for."""
+    found = stanza.find(RECEIPTS, "received")
+    return (found.get("id") or None) if found is not None else None
+
+
+def error_of(stanza: Stanza) -> tuple[str, str | None]:
+    """Condition and text of a stanza of type error."""
+    error = stanza.find(COMPONENT, "error")
+    condition = "undefined-condition"
+    if error is None:
+        return condition, None
+    for child in error:
+        namespace, _, name = child.tag.removeprefix("{").rpartition("}")
+        if namespace == STANZA_ERRORS and name != "text":
+            condition = name
+    return condition, error.findtext(f"{{{STANZA_ERRORS}}}text")
+
+
+def history_limit(stanza: Stanza, *, default: int, maximum: int) -> int:
+    """How many messages of the past are asked for. Spec: XEP-0045, 7.2.13 (`maxstanzas`; no
+    characters at all means no messages)."""
+    history = stanza.xml.find(f"{{{MUC}}}x/{{{MUC}}}history")
+    if history is None:
+        return min(default, maximum)
+    if _number(history.get("maxchars")) == 0 or _number(history.get("seconds")) == 0:
+        return 0
+    asked = _number(history.get("maxstanzas"))
+    return min(default if asked is None else asked, maximum)
+
+
+def history_seconds(stanza: Stanza) -> int | None:
+    """No message of the past older than this is wanted."""
+    history = stanza.xml.find(f"{{{MUC}}}x/{{{MUC}}}history")
+    return None if history is None else _number(history.get("seconds"))
+
+
+def declined_reason(stanza: Stanza) -> str | None:
+    """The reason (perhaps empty) of a declined mediated invitation; None: it is none."""
+    decline = stanza.xml.find(f"{{{MUC_USER}}}x/{{{MUC_USER}}}decline")
+    if decline is None:
+        return None
+    return decline.findtext(f"{{{MUC_USER}}}reason") or ""
+
+
+def payload_of(stanza: Stanza) -> tuple[str, str]:
+    """Namespace and name of an iq's payload. BadInput unless there is exactly one."""
+    children = [c for c in stanza.xml if not c.tag.startswith(f"{{{COMPONENT}}}error")]
+    if len(children) != 1:
+        raise BadInput("an iq has exactly one payload")
+    namespace, _, name = children[0].tag.removeprefix("{").rpartition("}")
+    return namespace, name
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdecimal() else None

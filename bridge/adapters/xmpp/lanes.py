@@ -1,0 +1,85 @@
+"""Incoming stanzas in order: one worker per chat, retired when it has nothing left.
+
+Bounded twice: a full lane refuses (the sender is told), a full house makes `put` wait (and then we
+stop reading from the XMPP server). What a stanza does beside its lane goes through `spawn`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from bridge.adapters.xmpp.stream import Received
+from bridge.errors import IsthmusError
+from bridge.telemetry.log import get_logger
+
+log = get_logger("xmpp")
+
+
+class StanzaLanes:
+    """`work` answers errors itself; what it raises is logged and ends one stanza only."""
+
+    def __init__(
+        self, work: Callable[[Received], Awaitable[None]], *, per_lane: int, total: int
+    ) -> None:
+        self._work = work
+        self._per_lane = per_lane
+        self._total = total
+        self._lanes: dict[str, deque[Received]] = {}
+        self._waiting = 0
+        self._has_room = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._group = None
+
+    async def put(self, key: str, received: Received) -> bool:
+        """False: this lane is full."""
+        while self._waiting >= self._total:
+            self._has_room.clear()
+            await self._has_room.wait()
+        lane = self._lanes.get(key)
+        if lane is not None:
+            if len(lane) >= self._per_lane:
+                return False
+            lane.append(received)
+        else:
+            if self._group is None:
+                return False
+            self._lanes[key] = deque([received])
+            self._group.create_task(self._empty(key))
+        self._waiting += 1
+        return True
+
+    def spawn(self, job: Callable[[], Awaitable[None]]) -> None:
+        """Runs beside the lanes. The caller bounds how many."""
+        if self._group is not None:
+            self._group.create_task(_guarded(job))
+
+    async def _empty(self, key: str) -> None:
+        lane = self._lanes[key]
+        try:
+            while lane:
+                received = lane.popleft()
+                self._waiting -= 1
+                self._has_room.set()
+                await _guarded(partial(self._work, received))
+        finally:
+            del self._lanes[key]
+
+
+async def _guarded(job: Callable[[], Awaitable[None]]) -> None:
+    """The border of one stanza: nothing that it meets ends the adapter."""
+    try:
+        await job()
+    except IsthmusError as exc:
+        log.info("stanza dropped", reason=exc.reason)
+    except Exception:
+        log.exception("stanza failed")

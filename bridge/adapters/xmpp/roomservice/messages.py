@@ -1,0 +1,174 @@
+"""What happens in a room, shown to its sessions: messages, the subject, members.
+
+Each session takes a delivery only if it stands above the position at which it entered; for somebody
+who is just entering it waits. The author's own message comes back to all with the author's id.
+Spec: XEP-0045, 7.4, 7.6, 8.1, 8.2, 9.1; XEP-0359, 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from xml.etree import ElementTree as ET
+
+from bridge.adapters.xmpp import outbound
+from bridge.adapters.xmpp.connection import Wire
+from bridge.adapters.xmpp.outbound import Occupant
+from bridge.adapters.xmpp.roomservice import presence
+from bridge.adapters.xmpp.roomservice.names import Names
+from bridge.adapters.xmpp.roomservice.occupants import (
+    People,
+    ServedRoom,
+    Session,
+    choose_nickname,
+)
+from bridge.ids import UserId
+from bridge.ports.chat import RoomMember, RoomMessage, RoomSubject
+from bridge.ports.matrix import Member
+
+Make = Callable[[Session], list[ET.Element]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departure:
+    """A membership that has ended, and the sessions that ended with it."""
+
+    user_id: UserId
+    sessions: tuple[Session, ...]
+
+
+class Showing:
+    """`show_...` of one delivery; the caller holds the room's lock."""
+
+    def __init__(self, *, wire: Wire, names: Names, people: People) -> None:
+        self._wire = wire
+        self._names = names
+        self._people = people
+
+    async def show_message(self, room: ServedRoom, delivery: RoomMessage, own_id: str) -> None:
+        nickname = await self._names.of(room, delivery.sender, _name(room, delivery.sender))
+        occupant = outbound.occupant_id(room.room_id, delivery.sender)
+
+        def make(session: Session) -> list[ET.Element]:
+            return [
+                outbound.groupchat(
+                    sender=session.entered_by.with_resource(nickname),
+                    to=session.address,
+                    id=delivery.stanza_id or own_id,
+                    message=delivery.message,
+                    stanza_id=delivery.event_id,
+                    occupant=occupant,
+                    origin_id=delivery.origin_id,
+                )
+            ]
+
+        await self._emit(room, delivery.position, make)
+
+    async def show_subject(self, room: ServedRoom, delivery: RoomSubject, own_id: str) -> None:
+        nickname = await self._names.of(room, delivery.sender, _name(room, delivery.sender))
+
+        def make(session: Session) -> list[ET.Element]:
+            sender = session.entered_by.with_resource(nickname)
+            return [
+                outbound.subject(
+                    sender=sender, to=session.address, text=delivery.text, at_ms=None, id=own_id
+                )
+            ]
+
+        await self._emit(room, delivery.position, make)
+
+    async def show_member(self, room: ServedRoom, delivery: RoomMember) -> Departure | None:
+        """What ends with a membership is returned, to be done when it is proven to be shown."""
+        user_id = delivery.user_id
+        if delivery.membership == "join":
+            known = room.members.get(user_id)
+            room.members[user_id] = Member(
+                user_id=user_id,
+                membership="join",
+                displayname=delivery.displayname,
+                avatar_url=None if known is None else known.avatar_url,
+            )
+            if self._people.person_of(user_id) is None:
+                await self._show_join(room, delivery)
+            return None
+        if delivery.membership not in ("leave", "ban"):
+            return None
+        room.members.pop(user_id, None)
+        return await self._show_leave(room, delivery)
+
+    async def _show_join(self, room: ServedRoom, delivery: RoomMember) -> None:
+        user_id = delivery.user_id
+        before = room.nicknames.get(user_id)
+        nickname = choose_nickname(room, user_id, delivery.displayname)
+        if nickname != before:
+            await self._names.give(room, [(user_id, nickname)])
+        occupant = self._people.occupant(room, user_id, nickname)
+        if delivery.previous != "join" or before is None:
+
+            def arrive(session: Session) -> list[ET.Element]:
+                return [presence.arrival(session, occupant, delivery.displayname)]
+
+            await self._emit(room, delivery.position, arrive)
+        elif nickname != before:
+            old = replace(occupant, nickname=before)
+            await self._emit(room, delivery.position, lambda s: presence.renaming(s, old, occupant))
+
+    async def _show_leave(self, room: ServedRoom, delivery: RoomMember) -> Departure | None:
+        user_id, position = delivery.user_id, delivery.position
+        person = self._people.person_of(user_id)
+        nickname = room.nicknames.get(user_id)
+        if nickname is None:
+            return None
+        own = [] if person is None else [s for s in room.sessions.values() if s.is_of(person)]
+        for session in own:
+            session.removed_at = max(session.removed_at, position)
+        ended = [s for s in own if s.is_in and s.is_removed]
+        if len(ended) < len(own):  # an old departure, shown after they came back
+            return None
+        occupant = replace(
+            self._people.occupant(room, user_id, nickname),
+            affiliation="outcast" if delivery.membership == "ban" else "none",
+            role="none",
+        )
+        if person is None or ended:
+            await self._emit(room, position, self._leaving(room, delivery, occupant, ended))
+        return Departure(user_id=user_id, sessions=tuple(ended))
+
+    def _leaving(
+        self, room: ServedRoom, delivery: RoomMember, occupant: Occupant, ended: list[Session]
+    ) -> Make:
+        is_forced = delivery.actor != delivery.user_id
+        status = None
+        if delivery.membership == "ban":
+            status = presence.BANNED
+        elif is_forced:
+            status = presence.KICKED
+        actor = self._people.jid_of(delivery.actor) if is_forced else None
+
+        def make(session: Session) -> list[ET.Element]:
+            return [
+                presence.departure(
+                    session,
+                    occupant,
+                    is_self=session in ended,
+                    status=status,
+                    actor=actor,
+                    actor_nickname=room.nicknames.get(delivery.actor) if is_forced else None,
+                    reason=delivery.reason,
+                )
+            ]
+
+        return make
+
+    async def _emit(self, room: ServedRoom, position: int, make: Make) -> None:
+        ready: list[ET.Element] = []
+        for session in room.sessions.values():
+            taken = [session.take(position, xml) for xml in make(session)]
+            ready += [xml for xml in taken if xml is not None]
+        if ready:
+            await self._wire.send(ready)
+
+
+def _name(room: ServedRoom, user_id: UserId) -> str | None:
+    member = room.members.get(user_id)
+    return None if member is None else member.displayname

@@ -1,0 +1,83 @@
+"""How occupants look to the sessions of a room: arrivals, departures, new names. Wire form only.
+
+Rooms are non-anonymous: the address of every member can be read off their Matrix ID anyway.
+Spec: XEP-0045, 7.2, 7.6, 8.2, 9.1, 15.6 (status codes).
+"""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+from bridge.adapters.xmpp import outbound
+from bridge.adapters.xmpp.jid import Jid
+from bridge.adapters.xmpp.outbound import Occupant
+from bridge.adapters.xmpp.roomservice.occupants import Session
+
+NON_ANONYMOUS = 100
+SELF = 110
+NICK_ASSIGNED = 210
+BANNED = 301
+NEW_NICK = 303
+KICKED = 307
+
+
+def arrival(session: Session, occupant: Occupant, display_name: str | None = None) -> ET.Element:
+    return outbound.presence(
+        room=session.entered_by, to=session.address, occupant=occupant, display_name=display_name
+    )
+
+
+def self_arrival(session: Session, occupant: Occupant, *, is_assigned: bool) -> ET.Element:
+    """The last of the presences that somebody is sent who enters."""
+    statuses = [NON_ANONYMOUS, SELF]
+    if is_assigned:
+        statuses.append(NICK_ASSIGNED)
+    return outbound.presence(
+        room=session.entered_by, to=session.address, occupant=occupant, statuses=statuses
+    )
+
+
+def departure(
+    session: Session,
+    occupant: Occupant,
+    *,
+    is_self: bool = False,
+    status: int | None = None,
+    actor: Jid | None = None,
+    actor_nickname: str | None = None,
+    reason: str | None = None,
+) -> ET.Element:
+    """`status`: 307 kicked, 301 banned, None for somebody who left by themselves."""
+    statuses = [SELF] if is_self else []
+    if status is not None:
+        statuses.append(status)
+    return outbound.presence(
+        room=session.entered_by,
+        to=session.address,
+        occupant=occupant,
+        is_gone=True,
+        statuses=statuses,
+        actor=actor,
+        actor_nickname=actor_nickname,
+        reason=reason,
+    )
+
+
+def renaming(
+    session: Session, before: Occupant, after: Occupant, *, is_self: bool = False
+) -> list[ET.Element]:
+    """The old name goes with 303, the new one comes. Spec: XEP-0045, 7.6."""
+    own = [SELF] if is_self else []
+    return [
+        outbound.presence(
+            room=session.entered_by,
+            to=session.address,
+            occupant=before,
+            is_gone=True,
+            statuses=[NEW_NICK, *own],
+            new_nickname=after.nickname,
+        ),
+        outbound.presence(
+            room=session.entered_by, to=session.address, occupant=after, statuses=own
+        ),
+    ]
