@@ -128,7 +128,7 @@ class Database:
             except SQLAlchemyError as exc:
                 raise Misconfigured("database.url", "has no tables of Isthmus yet") from exc
             if database._signals is not None:
-                database._signals.start()
+                await asyncio.to_thread(database._signals.start)
         except BaseException:
             await database.close()
             raise

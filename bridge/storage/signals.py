@@ -19,6 +19,7 @@ CHANNEL = "isthmus"
 MAX_TOPICS = 1_000
 RECONNECT_S = 2.0
 LOOK_S = 30.0
+START_S = 10.0
 
 
 class Signals:
@@ -30,12 +31,15 @@ class Signals:
         self._lock = threading.Lock()
         self._topics: set[str] = set()
         self._ending = threading.Event()
+        self._listening = threading.Event()
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="isthmus-signals", daemon=True)
 
     def start(self) -> None:
+        """Blocks until it listens; when that takes too long it goes on trying by itself."""
         self._thread.start()
+        self._listening.wait(START_S)
 
     def send(self, topics: set[str]) -> None:
         with self._lock:
@@ -69,7 +73,9 @@ class Signals:
                 with self._engine.connect() as connection:
                     driver: Any = connection.connection.driver_connection
                     driver.execute(f"LISTEN {CHANNEL}")
-                    self._on_wake(None)
+                    if self._listening.is_set():
+                        self._on_wake(None)
+                    self._listening.set()
                     self._listen(driver)
                     connection.invalidate()
             except (SQLAlchemyError, psycopg.Error):

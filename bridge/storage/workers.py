@@ -37,7 +37,7 @@ REPEATS = 5
 class Transaction:
     """What a unit of work gets. `dialect` has what differs between SQLite and PostgreSQL."""
 
-    __slots__ = ("_connection", "held", "dialect", "failure", "topics")
+    __slots__ = ("_connection", "dialect", "failure", "held", "topics")
 
     def __init__(self, connection: Connection, dialect: Dialect) -> None:
         self._connection = connection
@@ -96,6 +96,10 @@ class Job(Generic[T]):
     def wanted(self) -> bool:
         return not self._future.cancelled()
 
+    @property
+    def failed(self) -> bool:
+        return self.error is not None
+
     def run(self, tx: Transaction) -> None:
         """On a worker thread: keeps the result or the exception for `answer`."""
         self.error = None
@@ -104,7 +108,7 @@ class Job(Generic[T]):
             if tx.failure is not None:
                 self.fail(tx.failure)
         # Readers of a stream that this unit held back may go on, even if it was for nothing.
-        self.topics = frozenset(tx.topics if self.error is None else tx.held)
+        self.topics = frozenset(tx.held if self.failed else tx.topics)
 
     def fail(self, error: BaseException) -> None:
         self.error = error
