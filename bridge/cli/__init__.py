@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="a conversation between real servers, to watch")
     demo.add_argument("--once", action="store_true", help="end after it; 0: all has arrived")
+    demo.add_argument("--first-port", type=int, help="where its ports begin, if taken")
     demo.set_defaults(command=_demo)
     return parser
 
@@ -115,4 +116,5 @@ def _init(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from bridge import demo
 
-    return asyncio.run(demo.run(once=options.once))
+    first_port = demo.FIRST_PORT if options.first_port is None else options.first_port
+    return asyncio.run(demo.run(once=options.once, first_port=first_port))
