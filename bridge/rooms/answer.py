@@ -95,6 +95,7 @@ class Answers:
         versions: Sequence[RoomVersionId],
     ) -> Json:
         """`{"room_version", "event"}`. Raises `IncompatibleVersion`."""
+        await self._outside.note_versions(origin, versions)
         room = await self._open_room(origin, room_id)
         if room.version.id not in versions:
             raise IncompatibleVersion(room.version.id)

@@ -6,13 +6,13 @@ Spec: S2S, inviting to a room; leaving rooms (rejecting invites).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from bridge.clock import Clock
 from bridge.engine.pdu import Pdu
-from bridge.engine.versions import RoomVersion
+from bridge.engine.versions import VERSIONS, RoomVersion
 from bridge.errors import Refused
-from bridge.ids import RoomId, ServerName, TraceId, UserId, server_of
+from bridge.ids import RoomId, RoomVersionId, ServerName, TraceId, UserId, server_of
 from bridge.rooms.append import EVENTS_TOPIC, event_row, member_row
 from bridge.rooms.load import KnownEvent
 from bridge.rooms.verify import Verifier
@@ -49,6 +49,15 @@ class Outside:
     async def has_invite_from(self, room_id: RoomId, server: ServerName) -> bool:
         rows = await self._database.read(lambda tx: invites.of_room(tx, room_id))
         return any(row.origin == server for row in rows)
+
+    async def note_versions(self, server: ServerName, versions: Collection[RoomVersionId]) -> None:
+        """It said that it speaks these. Only what decides something is kept: extensible ones."""
+        spoken = {one: True for one in versions if one in VERSIONS and _is_extensible(one)}
+        if not spoken:
+            return
+        known = await self._database.read(lambda tx: version_hints.find(tx, server))
+        if any(known.get(one) is not True for one in spoken):
+            await self._database.write(lambda tx: version_hints.put(tx, server, spoken))
 
     async def store_invite(
         self,
@@ -146,3 +155,7 @@ class Outside:
                 room_id=room_id, version=version.id, position=0, snapshot_id=None, joined=False
             ),
         )
+
+
+def _is_extensible(version: RoomVersionId) -> bool:
+    return VERSIONS[version].extensible_events

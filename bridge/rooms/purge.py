@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bridge.engine.state import MEMBER
 from bridge.errors import NotFound, Refused
 from bridge.ids import RoomId, ServerName, TraceId
@@ -10,7 +12,7 @@ from bridge.rooms.create import member_content
 from bridge.rooms.load import RoomStates
 from bridge.rooms.send import Sender
 from bridge.storage import rooms as room_rows
-from bridge.storage.database import Database
+from bridge.storage.database import Database, Transaction
 from bridge.telemetry.log import get_logger
 
 MAX_USERS = 10_000
@@ -36,17 +38,34 @@ class Purger:
         self._appender = appender
         self._sender = sender
 
-    async def purge(self, room_id: RoomId, *, trace_id: TraceId) -> None:
-        """Idempotent. While other servers are in the room its rows stay, until they were told:
-        then it is a room that we left, like any other."""
+    async def purge(
+        self,
+        room_id: RoomId,
+        *,
+        trace_id: TraceId,
+        also: Callable[[Transaction], None] | None = None,
+    ) -> None:
+        """Idempotent. `also` is written in the commit that takes the rows.
+
+        While other servers are in the room its rows stay, until they were told: then it is a room
+        that we left, like any other.
+        """
         others = (await self._database.read(lambda tx: room_rows.servers(tx, room_id))) - {
             self._server_name
         }
         if others:
             await self._leave(room_id, trace_id)
+            if also is not None:
+                await self._database.write(also)
             return
         async with self._appender.locked(room_id):
-            await self._database.write(lambda tx: room_rows.purge(tx, room_id))
+
+            def unit(tx: Transaction) -> None:
+                room_rows.purge(tx, room_id)
+                if also is not None:
+                    also(tx)
+
+            await self._database.write(unit)
             self._states.forget_room(room_id)
         log.info("room purged", room_id=room_id)
 

@@ -22,6 +22,8 @@ from bridge.storage.invites import InviteRow
 
 MAX_MEMBERS = 200_000
 MAX_TIMELINE = 1_000
+MAX_DIRECT_MEMBERS = 20
+"""A room with more member events is no direct chat, whatever an invite said."""
 MAX_SERVER_SETS = 200
 """States whose joined servers are remembered."""
 
@@ -62,6 +64,8 @@ class TimelineEvent:
     previous_membership: str | None
     invite: InviteRow | None
     """For an invite to a room that we are not in."""
+    applies: bool = True
+    """False for a redaction that did not take effect: readers must not act on it."""
 
 
 class RoomQueries:
@@ -148,22 +152,10 @@ class RoomQueries:
         )
 
     async def _is_direct(self, room: Room) -> bool:
-        """A member event carries it: the invite that is, or the one that a join replaced."""
-        ids = [event_id for (kind, _), event_id in room.state.items() if kind == MEMBER]
-        if len(ids) > 20:
+        members = sum(1 for kind, _ in room.state if kind == MEMBER)
+        if members > MAX_DIRECT_MEMBERS:
             return False
-        members = (await self._states.events(ids)).values()
-        if any(one.pdu.content.get("is_direct") is True for one in members):
-            return True
-        for one in members:
-            if one.snapshot_before is None or one.pdu.membership != "join":
-                continue
-            before = await self._states.before(one)
-            key = (MEMBER, one.pdu.state_key or "")
-            previous = (await self._states.pick(before.state, (key,))).get(key)
-            if previous is not None and previous.content.get("is_direct") is True:
-                return True
-        return False
+        return await self._database.read(lambda tx: event_rows.has_direct_invite(tx, room.room_id))
 
     async def power(self, room_id: RoomId) -> PowerLevels:
         room = await self._states.joined_room(room_id)
@@ -209,7 +201,7 @@ class RoomQueries:
     async def _to_timeline(self, rows: Sequence[StreamedEvent]) -> list[TimelineEvent]:
         def unit(
             tx: Transaction,
-        ) -> tuple[dict[RoomId, room_rows.RoomRow | None], dict[EventId, InviteRow]]:
+        ) -> tuple[dict[RoomId, room_rows.RoomRow | None], dict[EventId, InviteRow], set[EventId]]:
             rooms = {row.event.room_id: room_rows.find(tx, row.event.room_id) for row in rows}
             found: dict[EventId, InviteRow] = {}
             for row in rows:
@@ -217,9 +209,15 @@ class RoomQueries:
                     invite = invites.find(tx, row.event.room_id, UserId(row.event.state_key))
                     if invite is not None and invite.event_id == row.event.event_id:
                         found[row.event.event_id] = invite
-            return rooms, found
+            return (
+                rooms,
+                found,
+                event_rows.applied_redactions(
+                    tx, [row.event.event_id for row in rows if row.event.type == "m.room.redaction"]
+                ),
+            )
 
-        rooms, invited = await self._database.read(unit)
+        rooms, invited, applied = await self._database.read(unit)
         result: list[TimelineEvent] = []
         for row in rows:
             room = rooms[row.event.room_id]
@@ -236,6 +234,7 @@ class RoomQueries:
                     redacted=known.redacted,
                     previous_membership=await self._previous_membership(row, known.pdu),
                     invite=invited.get(row.event.event_id),
+                    applies=known.pdu.type != "m.room.redaction" or known.pdu.event_id in applied,
                 )
             )
         return result

@@ -132,10 +132,32 @@ def find_redactions(
     return [_event(row) for row in tx.execute(query)]
 
 
+def has_direct_invite(tx: Transaction, room_id: RoomId) -> bool:
+    """Whether a member event of the room carried `is_direct` (canonical JSON has one spelling)."""
+    query = (
+        select(events.c.event_id)
+        .where(
+            events.c.room_id == room_id,
+            events.c.type == "m.room.member",
+            events.c.json.contains('"is_direct":true'),
+        )
+        .limit(1)
+    )
+    return tx.execute(query).first() is not None
+
+
 def set_redacted(tx: Transaction, event_id: EventId, *, by: EventId, json: str) -> None:
     tx.execute(
         update(events).where(events.c.event_id == event_id).values(redacted_by=by, json=json)
     )
+
+
+def find_redacted_by(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, EventId]:
+    """The redactions that took effect on these events."""
+    query = select(events.c.event_id, events.c.redacted_by).where(
+        events.c.event_id.in_(sorted(event_ids)), events.c.redacted_by.is_not(None)
+    )
+    return {EventId(row.event_id): EventId(row.redacted_by) for row in tx.execute(query)}
 
 
 # --- arrival order --------------------------------------------------------------------------

@@ -1,0 +1,268 @@
+"""`MatrixBackend` over `rooms/`: our own homeserver in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bridge.backends.native.direct import DirectRooms
+from bridge.backends.native.values import RoomPower, to_member, to_room_event, to_room_info
+from bridge.clock import Clock
+from bridge.engine.state import MEMBER
+from bridge.engine.versions import get_version
+from bridge.errors import NotFound, Refused
+from bridge.ids import (
+    EventId,
+    RoomAlias,
+    RoomId,
+    RoomVersionId,
+    ServerName,
+    TraceId,
+    UserId,
+    server_of,
+)
+from bridge.ports.matrix import Member, Power, Profile, RoomEvent, RoomInfo
+from bridge.rooms.assembly import Rooms, new_trace
+from bridge.rooms.create import member_content
+from bridge.rooms.network import Peers, UserProfile
+from bridge.storage.database import Database
+from bridge.telemetry.log import get_logger
+
+log = get_logger("backend")
+
+
+class NativeBackend:
+    """Fits `ports.matrix.MatrixBackend`."""
+
+    def __init__(
+        self,
+        *,
+        server_name: ServerName,
+        bot: UserId,
+        rooms: Rooms,
+        peers: Peers,
+        database: Database,
+        clock: Clock,
+        versions: Sequence[RoomVersionId],
+    ) -> None:
+        """`versions`: what new rooms get, the preferred one first."""
+        self._server_name = server_name
+        self._bot = bot
+        self._rooms = rooms
+        self._versions = versions
+        self._direct = DirectRooms(
+            server_name=server_name,
+            rooms=rooms,
+            peers=peers,
+            database=database,
+            clock=clock,
+            versions=versions,
+        )
+
+    @property
+    def server_name(self) -> ServerName:
+        return self._server_name
+
+    @property
+    def bot(self) -> UserId:
+        return self._bot
+
+    # --- making rooms -----------------------------------------------------------------------
+
+    async def open_direct(
+        self, *, creator: UserId, target: UserId, txn: str, trace: TraceId, name: str | None = None
+    ) -> RoomId:
+        return await self._direct.open(
+            creator=creator,
+            target=target,
+            transaction_id=txn,
+            trace_id=trace,
+            name=name,
+            profile=await self._own_profile(creator),
+        )
+
+    async def create_room(
+        self,
+        *,
+        creator: UserId,
+        txn: str,
+        name: str | None = None,
+        topic: str | None = None,
+        alias: RoomAlias | None = None,
+        public: bool = False,
+        version: RoomVersionId | None = None,
+    ) -> RoomId:
+        return await self._rooms.creator.create(
+            creator=creator,
+            version=get_version(version or self._versions[0]),
+            transaction_id=txn,
+            trace_id=new_trace(),
+            name=name,
+            topic=topic,
+            alias=alias,
+            public=public,
+            profile=await self._own_profile(creator),
+        )
+
+    async def purge(self, room_id: RoomId) -> None:
+        await self._rooms.purger.purge(room_id, trace_id=new_trace())
+
+    # --- sending ----------------------------------------------------------------------------
+
+    async def send(
+        self,
+        *,
+        room_id: RoomId,
+        sender: UserId,
+        type: str,
+        content: Mapping[str, Any],
+        txn: str,
+        trace: TraceId,
+        state_key: str | None = None,
+    ) -> EventId:
+        return await self._rooms.sender.send(
+            room_id=room_id,
+            sender=sender,
+            type=type,
+            content=content,
+            state_key=state_key,
+            transaction_id=txn,
+            trace_id=trace,
+        )
+
+    async def redact(
+        self, *, room_id: RoomId, sender: UserId, target: EventId, txn: str, reason: str | None
+    ) -> EventId:
+        return await self._rooms.sender.send(
+            room_id=room_id,
+            sender=sender,
+            type="m.room.redaction",
+            content={} if reason is None else {"reason": reason},
+            redacts=target,
+            transaction_id=txn,
+            trace_id=new_trace(),
+        )
+
+    # --- memberships ------------------------------------------------------------------------
+
+    async def invite(
+        self,
+        *,
+        room_id: RoomId,
+        sender: UserId,
+        target: UserId,
+        txn: str,
+        is_direct: bool = False,
+        reason: str | None = None,
+    ) -> None:
+        await self._rooms.handshake.invite(
+            room_id=room_id,
+            sender=sender,
+            target=target,
+            transaction_id=txn,
+            trace_id=new_trace(),
+            is_direct=is_direct,
+            reason=reason,
+        )
+
+    async def join(self, *, user_id: UserId, room_id: RoomId, via: Sequence[ServerName]) -> None:
+        await self._rooms.handshake.join(
+            user_id=user_id,
+            room_id=room_id,
+            via=via,
+            trace_id=new_trace(),
+            profile=await self._own_profile(user_id),
+        )
+
+    async def leave(self, *, user_id: UserId, room_id: RoomId, reason: str | None = None) -> None:
+        await self._rooms.handshake.leave(
+            user_id=user_id, room_id=room_id, trace_id=new_trace(), reason=reason
+        )
+
+    async def kick(
+        self, *, room_id: RoomId, sender: UserId, target: UserId, reason: str | None
+    ) -> None:
+        member = await self._rooms.queries.member(room_id, target)
+        if member is None or member.membership == "leave":
+            return
+        await self._rooms.sender.send(
+            room_id=room_id,
+            sender=sender,
+            type=MEMBER,
+            state_key=target,
+            content=member_content("leave", None, reason=reason),
+            trace_id=new_trace(),
+        )
+
+    # --- reading ----------------------------------------------------------------------------
+
+    async def room(self, room_id: RoomId) -> RoomInfo:
+        return to_room_info(await self._rooms.queries.summary(room_id))
+
+    async def power(self, room_id: RoomId) -> Power:
+        return RoomPower(await self._rooms.queries.power(room_id))
+
+    async def members(
+        self, room_id: RoomId, memberships: Sequence[str] = ("join",)
+    ) -> Sequence[Member]:
+        return [to_member(pdu) for pdu in await self._rooms.queries.members(room_id, memberships)]
+
+    async def member(self, room_id: RoomId, user_id: UserId) -> Member | None:
+        pdu = await self._rooms.queries.member(room_id, user_id)
+        return None if pdu is None else to_member(pdu)
+
+    async def joined_rooms(self, user_id: UserId) -> Sequence[RoomId]:
+        return sorted(await self._rooms.queries.joined_rooms(user_id))
+
+    async def timeline(
+        self, room_id: RoomId, *, limit: int, before: int | None = None
+    ) -> Sequence[RoomEvent]:
+        found = await self._rooms.queries.timeline(room_id, limit=limit, before=before)
+        return [to_room_event(one, self._server_name) for one in found if one.applies]
+
+    # --- names ------------------------------------------------------------------------------
+
+    async def resolve_alias(self, alias: RoomAlias) -> tuple[RoomId, Sequence[ServerName]]:
+        return await self._rooms.directory.resolve_alias(alias)
+
+    async def profile(self, user_id: UserId) -> Profile:
+        found = await self._rooms.directory.profile(user_id)
+        return Profile(displayname=found.displayname, avatar_url=found.avatar_url)
+
+    async def set_profile(self, user_id: UserId, profile: Profile) -> None:
+        if server_of(user_id) != self._server_name:
+            raise Refused(f"{user_id} is no user of ours", rule="sender")
+        wanted = UserProfile(displayname=profile.displayname, avatar_url=profile.avatar_url)
+        if await self._rooms.directory.stored_profile(user_id) != wanted:
+            await self._rooms.directory.put_profile(user_id, wanted)
+        for room_id in sorted(await self._rooms.queries.joined_rooms(user_id)):
+            await self._show_profile(room_id, user_id, wanted)
+
+    async def _show_profile(self, room_id: RoomId, user_id: UserId, profile: UserProfile) -> None:
+        member = await self._rooms.queries.member(room_id, user_id)
+        if member is None or member.membership != "join":
+            return
+        content = {
+            name: value
+            for name, value in member.content.items()
+            if name not in ("displayname", "avatar_url", "reason", "is_direct")
+        } | member_content("join", profile)
+        if content == member.content:
+            return
+        try:
+            await self._rooms.sender.send(
+                room_id=room_id,
+                sender=user_id,
+                type=MEMBER,
+                state_key=user_id,
+                content=content,
+                trace_id=new_trace(),
+            )
+        except (NotFound, Refused) as exc:
+            log.info("profile not shown", room_id=room_id, reason=exc.reason)
+
+    async def _own_profile(self, user_id: UserId) -> UserProfile:
+        try:
+            return await self._rooms.directory.local_profile(user_id)
+        except NotFound:
+            return UserProfile()
