@@ -201,7 +201,7 @@ class RoomQueries:
     async def _to_timeline(self, rows: Sequence[StreamedEvent]) -> list[TimelineEvent]:
         def unit(
             tx: Transaction,
-        ) -> tuple[dict[RoomId, room_rows.RoomRow | None], dict[EventId, InviteRow], set[EventId]]:
+        ) -> tuple[dict[RoomId, room_rows.RoomRow | None], dict[EventId, InviteRow]]:
             rooms = {row.event.room_id: room_rows.find(tx, row.event.room_id) for row in rows}
             found: dict[EventId, InviteRow] = {}
             for row in rows:
@@ -209,35 +209,43 @@ class RoomQueries:
                     invite = invites.find(tx, row.event.room_id, UserId(row.event.state_key))
                     if invite is not None and invite.event_id == row.event.event_id:
                         found[row.event.event_id] = invite
-            return (
-                rooms,
-                found,
-                event_rows.applied_redactions(
-                    tx, [row.event.event_id for row in rows if row.event.type == "m.room.redaction"]
-                ),
-            )
+            return rooms, found
 
-        rooms, invited, applied = await self._database.read(unit)
-        result: list[TimelineEvent] = []
-        for row in rows:
-            room = rooms[row.event.room_id]
-            if room is None:
-                continue
-            known = to_known(row.event, get_version(room.version))
-            result.append(
-                TimelineEvent(
-                    position=row.position,
-                    pdu=known.pdu,
-                    outgoing=row.outgoing,
-                    transaction_id=row.transaction_id,
-                    trace_id=row.event.trace_id,
-                    redacted=known.redacted,
-                    previous_membership=await self._previous_membership(row, known.pdu),
-                    invite=invited.get(row.event.event_id),
-                    applies=known.pdu.type != "m.room.redaction" or known.pdu.event_id in applied,
-                )
+        rooms, invited = await self._database.read(unit)
+        known = {
+            row.event.event_id: to_known(row.event, get_version(room.version))
+            for row in rows
+            if (room := rooms[row.event.room_id]) is not None
+        }
+        without_effect = await self._without_effect([one.pdu for one in known.values()])
+        return [
+            TimelineEvent(
+                position=row.position,
+                pdu=one.pdu,
+                outgoing=row.outgoing,
+                transaction_id=row.transaction_id,
+                trace_id=row.event.trace_id,
+                redacted=one.redacted,
+                previous_membership=await self._previous_membership(row, one.pdu),
+                invite=invited.get(row.event.event_id),
+                applies=row.event.event_id not in without_effect,
             )
-        return result
+            for row in rows
+            if (one := known.get(row.event.event_id)) is not None
+        ]
+
+    async def _without_effect(self, pdus: Sequence[Pdu]) -> set[EventId]:
+        """Redactions that did not apply to what they name, as far as we have it."""
+        targets = {pdu.event_id: pdu.redacts for pdu in pdus if pdu.type == "m.room.redaction"}
+        if not targets:
+            return set()
+        wanted = [target for target in targets.values() if target is not None]
+        done = await self._database.read(lambda tx: event_rows.find_redacted_by(tx, wanted))
+        return {
+            event_id
+            for event_id, target in targets.items()
+            if target is None or done.get(target) != event_id
+        }
 
     async def _previous_membership(self, row: StreamedEvent, pdu: Pdu) -> str | None:
         key = pdu.key
