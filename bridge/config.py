@@ -11,11 +11,23 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from bridge.errors import Misconfigured
 
@@ -34,6 +46,12 @@ class ListenerSettings(_Section):
     port: Port = 8448
     certificate: Path | None = None
     private_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("certificate and private_key need each other")
+        return self
 
 
 class HealthSettings(_Section):
@@ -170,6 +188,8 @@ def read(data: Mapping[str, Any]) -> Settings:
         settings = Settings(**data)
     except ValidationError as exc:
         raise misconfigured(exc) from exc
+    except SettingsError as exc:
+        raise Misconfigured("environment", f"{exc}: lists and sections are JSON there") from exc
     refuse_example_values(settings)
     return settings
 
@@ -178,7 +198,7 @@ def misconfigured(exc: ValidationError, *, prefix: str = "") -> Misconfigured:
     """The first complaint, with the dotted name of its setting."""
     first = exc.errors()[0]
     name = ".".join([*([prefix] if prefix else []), *(str(part) for part in first["loc"])])
-    return Misconfigured(name or "settings", str(first["msg"]))
+    return Misconfigured(name or "settings", str(first["msg"]).removeprefix("Value error, "))
 
 
 def refuse_example_values(settings: Settings) -> None:

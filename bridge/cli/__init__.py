@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridge import __version__
-from bridge.errors import IsthmusError, Misconfigured
+from bridge.errors import BadInput, IsthmusError, Misconfigured
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +93,10 @@ def _init(options: argparse.Namespace) -> int:
     from bridge.cli import init
     from bridge.ids import split_server_name
 
-    host, _ = split_server_name(options.server_name)
+    try:
+        host, _ = split_server_name(options.server_name)
+    except BadInput as exc:
+        raise Misconfigured("--server-name", exc.reason) from exc
     answers = init.Answers(
         folder=options.folder,
         server_name=options.server_name,

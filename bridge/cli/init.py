@@ -13,8 +13,15 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge.adapters.xmpp.jid import prepare_domain
+from bridge.config import EXAMPLE_VALUES
 from bridge.engine.keys import SigningKey
-from bridge.errors import Misconfigured
+from bridge.errors import BadInput, Misconfigured
+from bridge.ids import parse_server_name, split_server_name
+
+DEFAULT_COMPONENT_PORT = 5347
+HTTPS_PORT = 443
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 CONFIG = """\
 # Isthmus. Every other setting, with its default, is in config.example.yaml.
@@ -57,15 +64,43 @@ class Answers:
     private_key: Path | None = None
 
 
+def check(answers: Answers) -> None:
+    """Raises `Misconfigured` for an answer that cannot work, naming the option."""
+    try:
+        parse_server_name(answers.server_name)
+    except BadInput as exc:
+        raise Misconfigured("--server-name", exc.reason) from exc
+    try:
+        prepared = prepare_domain(answers.xmpp_domain, strict=True)
+    except BadInput as exc:
+        raise Misconfigured("--xmpp-domain", exc.reason) from exc
+    if prepared != answers.xmpp_domain:
+        raise Misconfigured("--xmpp-domain", f"must be written as {prepared}")
+    for option, name, value in (
+        ("--server-name", "server_name", answers.server_name),
+        ("--xmpp-domain", "xmpp.domain", answers.xmpp_domain),
+    ):
+        if value in EXAMPLE_VALUES[name]:
+            raise Misconfigured(option, f"{value} is the example: put in your own")
+    for option, port in (
+        ("--xmpp-port", answers.xmpp_port),
+        ("--listen-port", answers.listen_port),
+        ("--health-port", answers.health_port),
+    ):
+        if not 0 < port < 65536:
+            raise Misconfigured(option, "not a port")
+    if (answers.certificate is None) != (answers.private_key is None):
+        raise Misconfigured("--certificate", "needs --private-key, and the other way round")
+
+
 def write(answers: Answers) -> Path:
     """Writes the files; answers the configuration's path. Raises `Misconfigured`."""
+    check(answers)
     config = answers.folder / "config.yaml"
     key_file = answers.folder / "data" / "signing.key"
     for path in (config, key_file):
         if path.exists():
             raise Misconfigured(str(path), "is there already; nothing was written")
-    if (answers.certificate is None) != (answers.private_key is None):
-        raise Misconfigured("--certificate", "needs --private-key, and the other way round")
     tls = ""
     if answers.certificate is not None and answers.private_key is not None:
         tls = (
@@ -102,42 +137,80 @@ def _write_private(path: Path, text: str) -> None:
 
 def explain(answers: Answers, secret: str) -> str:
     """What is left to do, in the order in which it is done."""
-    domain = answers.xmpp_domain
-    direct = answers.certificate is not None
-    well_known = json.dumps({"m.server": f"{answers.server_name}:443"})
-    if direct:
-        well_known = json.dumps({"m.server": f"{answers.server_name}:{answers.listen_port}"})
-    proxy = (
-        f"   Isthmus speaks HTTPS itself on port {answers.listen_port}."
-        if direct
-        else f"   Your web server passes https://{answers.server_name}/_matrix/ on to\n"
-        f"   http://{answers.listen_host}:{answers.listen_port}, with paths untouched."
-    )
-    return f"""\
-1. Prosody: put this at the end of prosody.cfg.lua and restart it.
+    parts = (_prosody(answers, secret), _xmpp_dns(answers), _matrix_dns(answers))
+    numbered = [f"{number}. {text}" for number, text in enumerate(parts, 1)]
+    start = f"{len(parts) + 1}. Start: isthmus run --config {answers.folder / 'config.yaml'}\n"
+    return "\n".join((*numbered, start))
 
-   component_ports = {{ {answers.xmpp_port} }}
-   component_interfaces = {{ "{answers.xmpp_host}" }}
+
+def _prosody(answers: Answers, secret: str) -> str:
+    domain = answers.xmpp_domain
+    text = f"""\
+Prosody: put this at the end of prosody.cfg.lua and restart it.
+
    Component "{domain}"
      component_secret = "{secret}"
      component_conflict_resolve = "kick_old"
 
-   Where {domain} is no subdomain of your XMPP server's domain, let that host announce it too:
+"""
+    if answers.xmpp_port != DEFAULT_COMPONENT_PORT:
+        text += f"""\
+   And this above the first VirtualHost:
+
+   component_ports = {{ {answers.xmpp_port} }}
+
+"""
+    if answers.xmpp_host not in _LOOPBACK:
+        text += f"""\
+   Prosody listens for components on its own machine only: name above the first VirtualHost,
+   in component_interfaces, the address that Isthmus reaches as {answers.xmpp_host}.
+
+"""
+    return (
+        text
+        + f"""\
+   If {domain} is no subdomain of your XMPP server's domain, put this below that VirtualHost,
+   so that its people find it:
 
    disco_items = {{ {{ "{domain}", "Matrix" }} }}
+"""
+    )
 
-2. So that people of other XMPP servers can reach it, {domain} needs
-   - an A or AAAA record to your XMPP server, or a record
+
+def _xmpp_dns(answers: Answers) -> str:
+    domain = answers.xmpp_domain
+    return f"""\
+So that people of other XMPP servers can reach it, {domain} needs
+   - an A or AAAA record to your XMPP server, or the record
      _xmpp-server._tcp.{domain}. SRV 0 0 5269 (your XMPP server's host name).
    - a certificate for {domain} in your XMPP server (`prosodyctl cert import`), and
      port 5269 open.
-
-3. So that Matrix servers can reach it, {answers.server_name} needs an A or AAAA record and
-   a certificate.
-{proxy}
-   https://{answers.server_name}/.well-known/matrix/server answers this document:
-
-   {well_known}
-
-4. Start: isthmus run --config {answers.folder / "config.yaml"}
 """
+
+
+def _matrix_dns(answers: Answers) -> str:
+    name = answers.server_name
+    host, named_port = split_server_name(name)
+    is_direct = answers.certificate is not None
+    text = f"""\
+So that Matrix servers can reach it, {host} needs an A or AAAA record and a certificate.
+"""
+    if is_direct:
+        text += f"   Isthmus speaks HTTPS itself on port {answers.listen_port}.\n"
+    else:
+        text += f"""\
+   Your web server passes https://{name}/_matrix/ on to
+   http://{answers.listen_host}:{answers.listen_port}, with paths untouched.
+"""
+    if named_port is not None:
+        return text + f"   Other servers connect to port {named_port}, which the name contains.\n"
+    port = answers.listen_port if is_direct else HTTPS_PORT
+    document = json.dumps({"m.server": f"{name}:{port}"})
+    return (
+        text
+        + f"""\
+   https://{name}/.well-known/matrix/server answers this document:
+
+   {document}
+"""
+    )
