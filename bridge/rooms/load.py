@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeAlias, TypeVar, cast
 
 from rpds import HashTrieMap
 
@@ -35,7 +35,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
 
-State = HashTrieMap[StateKey, EventId]
+State: TypeAlias = "HashTrieMap[StateKey, EventId]"  # rpds has no subscripts at run time
 EMPTY: State = HashTrieMap()
 
 

@@ -253,6 +253,14 @@ class Receiver:
             for row in rows:
                 await self.work_off(row)
 
+    async def work_off_due(self) -> None:
+        """Everything that is due now, one room after the other, without the lanes."""
+        rooms = await self._database.read(
+            partial(inbound.due_rooms, now_ms=self._clock.now_ms(), busy=(), limit=1_000)
+        )
+        for room_id in rooms:
+            await self._work(room_id)
+
     async def work_off(self, row: InboundRow) -> None:
         """One PDU: its outcome is stored, or it is put off."""
         try:
