@@ -9,18 +9,24 @@ Two steps, each with a durable position:
 
 A peer's 200 means "received", not "digested": some servers throw staged events of a room away when
 too many wait. So no more than `MAX_UNDIGESTED` events of one room are given to a peer without its
-having shown, by answering for the last of them, that it has worked them off.
+having shown, by answering for one of them, that it has worked them off up to there.
 
 Nothing is given up: a peer that is down, or that refuses the whole transaction, is tried again,
-with pauses that grow and survive a restart, and at once when it shows itself.
+with pauses that grow and survive a restart, and at once when it shows itself. Until it answers it
+is given the same transaction. After a start we show ourselves to every peer that we share a room
+with, by an empty transaction where there is nothing to send: they may have given us up meanwhile.
+
+Spec: S2S, transactions. DESIGN of the house: sending.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -32,7 +38,7 @@ from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomId, ServerName
 from bridge.storage import events, peers, streams
 from bridge.storage.database import Database, Transaction
-from bridge.storage.peers import Backlog
+from bridge.storage.peers import Backlog, Mark, PeerState
 from bridge.storage.schema import stream_acceptances, stream_events
 from bridge.telemetry.log import get_logger
 
@@ -45,8 +51,15 @@ MAX_ROOMS_PER_TRANSACTION = 20
 MAX_UNDIGESTED = 40
 """Well under the 100 at which an established server drops what it has staged of a room."""
 DIGEST_TIMEOUT_S = 60.0
+"""After this long what a peer was given counts as worked off, whatever it shows."""
 DIGEST_PAUSE_S = 0.25
 POLL_S = 30.0
+HASTEN_PAUSE_S = 5.0
+"""A peer that talks to us but does not take what we send is hastened no more often than this."""
+MAX_GREETING_FAILURES = 12
+MAX_GREETINGS_WAITING = 1_000
+SWEEP_S = 3600.0
+KEEP_ACCEPTANCES_MS = 24 * 3600 * 1000
 
 
 class PeerTransactions(Protocol):
@@ -58,6 +71,8 @@ class PeerTransactions(Protocol):
         txn_id: str,
         pdus: Sequence[JsonObject],
         edus: Sequence[JsonObject],
+        *,
+        origin_server_ts: int | None = None,
     ) -> Mapping[EventId, str]: ...
 
     async def event(self, peer: ServerName, event_id: EventId) -> JsonObject: ...
@@ -68,30 +83,32 @@ class Destinations(Protocol):
 
     async def destinations(self, event_id: EventId) -> frozenset[ServerName]: ...
 
+    async def neighbours(self) -> frozenset[ServerName]: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
     """One transaction: events in order, and how far it brings each room."""
 
-    pdus: Sequence[JsonObject]
+    transaction_id: str
+    origin_server_ts: int
     event_ids: Sequence[tuple[EventId, RoomId]]
     reached: Mapping[RoomId, int]
-
-    def transaction_id(self, epoch: str) -> str:
-        """The same contents have the same ID: a repetition is recognised by the peer."""
-        digest = hashlib.sha256("".join(e for e, _ in self.event_ids).encode()).hexdigest()
-        return f"{epoch}.{digest[:32]}"
+    greeting: bool = False
 
 
 @dataclass(slots=True)
 class _Staged:
-    """What a peer has been given of a room since it last showed that it follows."""
+    """What a peer has been given of a room and has not shown to have worked off, in order."""
 
-    count: int
-    last: EventId
+    given_s: float
+    event_ids: deque[EventId] = field(default_factory=deque)
 
 
 class Sender:
+    """`on_heard` is called for every peer that proves to be there. `acceptance_reader`: the cursor
+    that must have passed an acceptance before it may be forgotten."""
+
     def __init__(
         self,
         *,
@@ -101,7 +118,9 @@ class Sender:
         clock: Clock,
         random: Random,
         backoff: Backoff | None = None,
-        peers_at_once: int = 50,
+        peers_at_once: int = 100,
+        greetings_per_s: float = 10.0,
+        acceptance_reader: str = "bridge_acceptances",
     ) -> None:
         self._database = database
         self._destinations = destinations
@@ -109,19 +128,35 @@ class Sender:
         self._clock = clock
         self._random = random
         self._backoff = backoff or Backoff(first_s=1.0, most_s=3600.0)
+        self._greetings_per_s = greetings_per_s
+        self._acceptance_reader = acceptance_reader
         self._lanes = Lanes(self._serve, workers=peers_at_once, name="peers")
+        self._waker = database.waker(peers.TOPIC)
         self._staged: dict[tuple[ServerName, RoomId], _Staged] = {}
+        self._unanswered: dict[ServerName, _Batch] = {}
+        self._resting: frozenset[ServerName] = frozenset()
+        self._heard: set[ServerName] = set()
+        self._hastened_s: dict[ServerName, float] = {}
+        self._greetings: set[ServerName] = set()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._lanes.run())
             tasks.create_task(self._mark_forever())
             tasks.create_task(self._wake_forever())
+            tasks.create_task(self._greet())
+            tasks.create_task(self._sweep_forever())
 
-    async def on_heard(self, server: ServerName) -> None:
-        """The peer sent us something: if it was being waited for, the wait is over."""
-        if await self._database.write(lambda tx: peers.hasten(tx, server)):
-            self._lanes.wake(server)
+    def on_heard(self, server: ServerName) -> None:
+        """The peer sent us something: if it was being waited for, the wait is over. Cheap."""
+        if server not in self._resting or server in self._heard:
+            return
+        now_s = self._clock.monotonic_s()
+        if now_s - self._hastened_s.get(server, -HASTEN_PAUSE_S) < HASTEN_PAUSE_S:
+            return
+        self._hastened_s[server] = now_s
+        self._heard.add(server)
+        self._waker.wake()
 
     # --- marking ---------------------------------------------------------------------------
 
@@ -150,18 +185,22 @@ class Sender:
         rows = await self._database.read(unread)
         if not rows:
             return False
-        marks: list[tuple[int, RoomId, frozenset[ServerName]]] = []
+        found: dict[tuple[ServerName, RoomId], tuple[int, int]] = {}
         for position, room_id, event_id, outgoing in rows:
-            if outgoing:
-                marks.append((position, room_id, await self._servers_for(event_id)))
+            for server in await self._servers_for(event_id) if outgoing else ():
+                first, _ = found.get((server, room_id), (position, position))
+                found[server, room_id] = (first, position)
+        marks = [
+            Mark(server=server, room_id=room_id, first=first, newest=newest)
+            for (server, room_id), (first, newest) in sorted(found.items())
+        ]
 
         def write(tx: Transaction) -> None:
-            for position, room_id, servers in marks:
-                peers.mark(tx, servers=servers, room_id=room_id, position=position)
+            peers.mark(tx, marks)
             streams.advance(tx, CURSOR, rows[-1][0])
 
         await self._database.write(write)
-        for server in frozenset().union(*(servers for _, _, servers in marks)):
+        for server in dict.fromkeys(one.server for one in marks):
             self._lanes.wake(server)
         return True
 
@@ -171,34 +210,92 @@ class Sender:
         except NotFound:
             return frozenset()  # the room was purged meanwhile
 
-    # --- sending ---------------------------------------------------------------------------
+    # --- whom to try, and when -------------------------------------------------------------
 
     async def _wake_forever(self) -> None:
-        """Wakes peers whose pause is over, and after a start all that are behind."""
-        waker = self._database.waker(peers.TOPIC)
+        """Wakes peers that are behind and whose pause is over; after a start that is all."""
+        while True:
+            pause_s = POLL_S
+            heard, self._heard = self._heard, set()
+            try:
+                if heard:
+                    await self._database.write(partial(peers.hasten, servers=heard))
+                due_ms = await self._wake_due()
+            except Unavailable as exc:
+                log.warning("looking for peers that are behind must wait", reason=exc.reason)
+                self._heard |= heard
+                pause_s = 1.0
+            else:
+                if due_ms is not None:
+                    pause_s = min(POLL_S, max(0.0, (due_ms - self._clock.now_ms()) / 1000))
+            await self._waker.wait(pause_s)
+
+    async def _wake_due(self) -> int | None:
+        """When the first of those that rest may be tried."""
+        greeted = sorted(self._greetings)[:MAX_GREETINGS_WAITING]
+
+        def look(tx: Transaction) -> list[peers.Waiting]:
+            return [*peers.behind(tx), *peers.failing(tx, greeted)]
+
+        waiting = await self._database.read(look)
+        now_ms = self._clock.now_ms()
+        resting = {
+            one.server: one.next_attempt_ms for one in waiting if one.next_attempt_ms > now_ms
+        }
+        self._resting = frozenset(resting)
+        for one in waiting:
+            if one.server not in resting:
+                self._lanes.wake(one.server)
+        return min(resting.values(), default=None)
+
+    async def _greet(self) -> None:
+        """After a start: nobody may go on believing that we are down."""
+        try:
+            self._greetings = set(await self._destinations.neighbours())
+        except Unavailable as exc:
+            log.warning("peers are not greeted", reason=exc.reason)
+            return
+        for server in sorted(self._greetings):
+            if server in self._greetings:
+                self._lanes.wake(server)
+                await self._clock.sleep(1.0 / self._greetings_per_s)
+
+    async def _sweep_forever(self) -> None:
+        """Forgets what is no longer needed."""
         while True:
             try:
-                for server in await self._database.read(peers.behind):
-                    self._lanes.wake(server)
-                due_ms = await self._database.read(peers.next_attempt_ms)
-            except Unavailable:
-                due_ms = None
-            pause_s = POLL_S
-            if due_ms is not None:
-                pause_s = min(POLL_S, max(0.2, (due_ms - self._clock.now_ms()) / 1000))
-            await waker.wait(pause_s)
+                await self._forget_acceptances()
+            except Unavailable as exc:
+                log.warning("old acceptances stay for now", reason=exc.reason)
+            now_s = self._clock.monotonic_s()
+            for key in [one for one, staged in self._staged.items() if self._is_old(staged)]:
+                del self._staged[key]
+            for server in [one for one, at_s in self._hastened_s.items() if now_s - at_s > SWEEP_S]:
+                del self._hastened_s[server]
+            await self._clock.sleep(SWEEP_S)
+
+    async def _forget_acceptances(self) -> None:
+        before_ms = self._clock.now_ms() - KEEP_ACCEPTANCES_MS
+        unit = partial(
+            peers.forget_acceptances, reader=self._acceptance_reader, before_ms=before_ms
+        )
+        while await self._database.write(unit):
+            await self._clock.sleep(0.1)
+
+    # --- sending ---------------------------------------------------------------------------
 
     async def _serve(self, key: str) -> None:
         """Sends a peer what it lacks until there is nothing more, or it must be waited for."""
         server = ServerName(key)
+
+        def look(tx: Transaction) -> tuple[PeerState, Sequence[Backlog]]:
+            return peers.state(tx, server), peers.backlog(tx, server, MAX_ROOMS_PER_TRANSACTION)
+
         while True:
-            state = await self._database.read(lambda tx: peers.state(tx, server))
+            state, backlogs = await self._database.read(look)
             if state.next_attempt_ms > self._clock.now_ms():
                 return
-            backlogs = await self._database.read(
-                lambda tx: peers.backlog(tx, server, MAX_ROOMS_PER_TRANSACTION)
-            )
-            if not backlogs:
+            if not backlogs and server not in self._greetings:
                 return
             try:
                 await self._send_some(server, backlogs)
@@ -207,12 +304,33 @@ class Sender:
                 return
 
     async def _send_some(self, server: ServerName, backlogs: Sequence[Backlog]) -> None:
-        batch = await self._batch(server, backlogs)
+        """One transaction; or a pause, where the peer has enough to work off."""
+        batch = self._unanswered.get(server)
+        if batch is None:
+            batch = await self._batch(server, backlogs)
+        if batch is None:
+            await self._clock.sleep(DIGEST_PAUSE_S)
+            return
         errors: Mapping[EventId, str] = {}
-        if batch.pdus:
+        if batch.event_ids:
+            self._unanswered[server] = batch
+        if batch.event_ids or batch.greeting:
             errors = await self._requests.send_transaction(
-                server, batch.transaction_id(self._database.epoch), batch.pdus, []
+                server,
+                batch.transaction_id,
+                await self._pdus(batch),
+                [],
+                origin_server_ts=batch.origin_server_ts,
             )
+            self._unanswered.pop(server, None)
+        await self._database.write(self._note(server, batch, errors))
+        if batch.event_ids or batch.greeting:
+            self._greetings.discard(server)
+        self._stage(server, batch, errors)
+
+    def _note(
+        self, server: ServerName, batch: _Batch, errors: Mapping[EventId, str]
+    ) -> Callable[[Transaction], None]:
         now_ms = self._clock.now_ms()
 
         def unit(tx: Transaction) -> None:
@@ -229,92 +347,112 @@ class Sender:
                         "error": errors.get(event_id),
                     },
                 )
-            if batch.pdus:
+            if batch.event_ids or batch.greeting:
                 peers.succeeded(tx, server, now_ms=now_ms)
 
-        await self._database.write(unit)
-        for event_id, room_id in batch.event_ids:
-            staged = self._staged.setdefault((server, room_id), _Staged(count=0, last=event_id))
-            staged.count += 1
-            staged.last = event_id
-        for event_id, error in errors.items():
-            log.warning("a peer refused an event", peer=server, event_id=event_id, error=error)
+        return unit
 
-    async def _batch(self, server: ServerName, backlogs: Sequence[Backlog]) -> _Batch:
-        pdus: list[tuple[int, EventId, RoomId, JsonObject]] = []
+    async def _batch(self, server: ServerName, backlogs: Sequence[Backlog]) -> _Batch | None:
+        """The next transaction. None: every room has more of ours than the peer worked off."""
+        entries: list[tuple[int, EventId, RoomId]] = []
         reached: dict[RoomId, int] = {}
         for backlog in backlogs:
-            free = MAX_PDUS - len(pdus)
+            free = MAX_PDUS - len(entries)
             if free <= 0:
                 break
             free = min(free, await self._room_left(server, backlog.room_id))
-            taken = await self._take(server, backlog, free)
-            pdus.extend(taken[0])
-            reached[backlog.room_id] = taken[1]
-        pdus.sort(key=lambda entry: entry[0])
+            if free <= 0:
+                continue
+            taken, reached[backlog.room_id] = await self._take(server, backlog, free)
+            entries.extend((position, event_id, backlog.room_id) for position, event_id in taken)
+        if backlogs and not reached:
+            return None
+        entries.sort()
+        now_ms = self._clock.now_ms()
+        # The same contents have the same ID: a repetition is recognised by the peer, also after a
+        # restart of ours.
+        text = "".join(event_id for _, event_id, _ in entries) or f"greeting {now_ms}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         return _Batch(
-            pdus=[pdu for _, _, _, pdu in pdus],
-            event_ids=[(event_id, room_id) for _, event_id, room_id, _ in pdus],
+            transaction_id=f"{self._database.epoch}.{digest}",
+            origin_server_ts=now_ms,
+            event_ids=[(event_id, room_id) for _, event_id, room_id in entries],
             reached=reached,
+            greeting=not backlogs,
         )
 
     async def _take(
         self, server: ServerName, backlog: Backlog, limit: int
-    ) -> tuple[list[tuple[int, EventId, RoomId, JsonObject]], int]:
+    ) -> tuple[list[tuple[int, EventId]], int]:
         """The next events of a room for this peer, and the position up to which that is all."""
-        room_id = backlog.room_id
-
-        def unread(tx: Transaction) -> list[tuple[int, EventId, str]]:
-            rows = streams.read_since(
-                tx,
-                stream_events,
-                backlog.sent_position,
-                limit,
-                (stream_events.c.room_id == room_id) & stream_events.c.outgoing,
-            )
-            found = events.find(tx, [EventId(row["event_id"]) for row in rows])
-            return [
-                (row["position"], EventId(row["event_id"]), found[row["event_id"]].json)
-                for row in rows
-                if row["event_id"] in found
-            ]
-
-        rows = await self._database.read(unread)
-        if len(rows) < limit:
-            reached = max(backlog.newest_position, rows[-1][0] if rows else 0)
-        else:
-            reached = rows[-1][0]
+        where = (stream_events.c.room_id == backlog.room_id) & stream_events.c.outgoing
+        rows = await self._database.read(
+            lambda tx: streams.read_since(tx, stream_events, backlog.sent_position, limit, where)
+        )
+        last: int = rows[-1]["position"] if rows else 0
+        reached = last if len(rows) == limit else max(backlog.newest_position, last)
         wanted = [
-            (position, event_id, room_id, _parse(text))
-            for position, event_id, text in rows
-            if server in await self._servers_for(event_id)
+            (int(row["position"]), EventId(row["event_id"]))
+            for row in rows
+            if server in await self._servers_for(EventId(row["event_id"]))
         ]
         return wanted, reached
 
-    async def _room_left(self, server: ServerName, room_id: RoomId) -> int:
-        """How many more events of the room the peer may be given now; at least one.
+    async def _pdus(self, batch: _Batch) -> list[JsonObject]:
+        """As they are stored. Those of a room that was purged meanwhile are missing."""
+        event_ids = [event_id for event_id, _ in batch.event_ids]
+        found = await self._database.read(lambda tx: events.find(tx, event_ids))
+        return [_parse(found[event_id].json) for event_id in event_ids if event_id in found]
 
-        Waits, within a bound, until the peer knows the last one that it was given.
-        """
+    # --- what a peer has worked off ---------------------------------------------------------
+
+    async def _room_left(self, server: ServerName, room_id: RoomId) -> int:
+        """How many more events of the room the peer may be given now."""
         staged = self._staged.get((server, room_id))
+        if staged is not None and self._is_old(staged):
+            if len(staged.event_ids) >= MAX_UNDIGESTED:
+                log.warning("a peer does not show that it follows", peer=server, room_id=room_id)
+            del self._staged[server, room_id]
+            staged = None
         if staged is None:
             return MAX_UNDIGESTED
-        if staged.count >= MAX_UNDIGESTED:
-            await self._await_digestion(server, staged.last)
-            del self._staged[(server, room_id)]
-            return MAX_UNDIGESTED
-        return MAX_UNDIGESTED - staged.count
+        if len(staged.event_ids) >= MAX_UNDIGESTED:
+            # One from the middle, so that it never runs dry while we ask.
+            middle = len(staged.event_ids) // 2
+            if await self._has_digested(server, staged.event_ids[middle]):
+                for _ in range(middle + 1):
+                    staged.event_ids.popleft()
+        return MAX_UNDIGESTED - len(staged.event_ids)
 
-    async def _await_digestion(self, server: ServerName, event_id: EventId) -> None:
-        give_up = self._clock.monotonic_s() + DIGEST_TIMEOUT_S
-        while self._clock.monotonic_s() < give_up:
-            try:
-                await self._requests.event(server, event_id)
-            except (NotFound, Refused, BadInput):
-                await self._clock.sleep(DIGEST_PAUSE_S)
-            else:
-                return
-        log.warning("a peer does not show that it follows", peer=server, event_id=event_id)
+    async def _has_digested(self, server: ServerName, event_id: EventId) -> bool:
+        """A refusal is an answer as well: only what is known can be refused."""
+        try:
+            await self._requests.event(server, event_id)
+        except NotFound:
+            return False
+        except (Refused, BadInput):
+            return True
+        return True
+
+    def _stage(self, server: ServerName, batch: _Batch, errors: Mapping[EventId, str]) -> None:
+        now_s = self._clock.monotonic_s()
+        for event_id, room_id in batch.event_ids:
+            if event_id in errors:
+                log.warning(
+                    "a peer refused an event",
+                    peer=server,
+                    event_id=event_id,
+                    error=errors[event_id],
+                )
+                continue
+            staged = self._staged.setdefault((server, room_id), _Staged(given_s=now_s))
+            staged.given_s = now_s
+            staged.event_ids.append(event_id)
+
+    def _is_old(self, staged: _Staged) -> bool:
+        return self._clock.monotonic_s() - staged.given_s > DIGEST_TIMEOUT_S
+
+    # --- failures --------------------------------------------------------------------------
 
     async def _failed(self, server: ServerName, failures: int, error: IsthmusError) -> None:
         delay_s = self._backoff.delay_s(failures, self._random)
@@ -322,6 +460,8 @@ class Sender:
             delay_s = max(delay_s, min(error.retry_after_s, self._backoff.most_s))
         next_attempt_ms = self._clock.now_ms() + int(delay_s * 1000)
         log.info("a peer cannot be reached", peer=server, reason=error.reason, retry_s=delay_s)
+        if failures >= MAX_GREETING_FAILURES:
+            self._greetings.discard(server)
         await self._database.write(
             lambda tx: peers.failed(tx, server, next_attempt_ms=next_attempt_ms, error=error.reason)
         )

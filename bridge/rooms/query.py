@@ -83,15 +83,20 @@ class RoomQueries:
         """Servers with a joined user now, ours included."""
         return await self._database.read(lambda tx: room_rows.servers(tx, room_id))
 
+    async def neighbours(self) -> frozenset[ServerName]:
+        """Every other server that we share a room with."""
+        return await self._database.read(room_rows.neighbours) - {self._server_name}
+
     async def destinations(self, event_id: EventId) -> frozenset[ServerName]:
         """Who must be sent this event of ours: servers joined in the state before it, the server
-        of a member event's user (invited, kicked), everybody but the joining server for one that
-        we let in. Never ourselves."""
+        of a user who is kicked or whose invite is taken back, everybody but the joining server for
+        one that we let in. Never ourselves. (An invite itself was given to the invited server
+        before it was appended.)"""
         known = await self._states.event(event_id)
         before = await self._states.before(known)
         wanted = set(await self._joined_servers(before))
         pdu = known.pdu
-        if pdu.type == MEMBER and pdu.state_key is not None:
+        if pdu.membership not in (None, "invite") and pdu.state_key is not None:
             wanted.add(server_of(UserId(pdu.state_key)))
         return frozenset(wanted - {self._server_name, pdu.sender_server})
 

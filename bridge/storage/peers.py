@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 
 from bridge.ids import RoomId, ServerName
+from bridge.storage import streams
 from bridge.storage.database import Transaction
-from bridge.storage.schema import peer_rooms, peers
+from bridge.storage.schema import events, peer_rooms, peers, stream_acceptances
 
 MAX_ERROR = 500
 TOPIC = "peers"
@@ -36,43 +38,88 @@ class Backlog:
     newest_position: int
 
 
-def mark(
-    tx: Transaction, *, servers: Collection[ServerName], room_id: RoomId, position: int
-) -> None:
-    """There is something new for these servers. Whoever is new to the room starts here."""
-    if not servers:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A peer must be sent what stands in a room from `first` to `newest`."""
+
+    server: ServerName
+    room_id: RoomId
+    first: int
+    newest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A peer that must be tried, and from when on."""
+
+    server: ServerName
+    next_attempt_ms: int
+
+
+def mark(tx: Transaction, marks: Sequence[Mark]) -> None:
+    """There is something new for these peers.
+
+    Marks come in the order of positions, so a peer that had everything (or is new) starts at
+    `first`: whatever lies between is not for it.
+    """
+    if not marks:
         return
     tx.execute(
         tx.dialect.insert_ignore(peer_rooms),
         [
             {
-                "server": server,
-                "room_id": room_id,
-                "sent_position": position - 1,
-                "newest_position": position,
+                "server": mark.server,
+                "room_id": mark.room_id,
+                "sent_position": mark.first - 1,
+                "newest_position": mark.first - 1,
             }
-            for server in sorted(servers)
+            for mark in marks
         ],
     )
+    rows = [
+        {"of": mark.server, "within": mark.room_id, "start": mark.first - 1, "newest": mark.newest}
+        for mark in marks
+    ]
+    row = (peer_rooms.c.server == bindparam("of"), peer_rooms.c.room_id == bindparam("within"))
     tx.execute(
         update(peer_rooms)
         .where(
-            peer_rooms.c.room_id == room_id,
-            peer_rooms.c.server.in_(sorted(servers)),
-            peer_rooms.c.newest_position < position,
+            *row,
+            peer_rooms.c.sent_position >= peer_rooms.c.newest_position,
+            peer_rooms.c.sent_position < bindparam("start"),
         )
-        .values(newest_position=position)
+        .values(sent_position=bindparam("start")),
+        [{"of": one["of"], "within": one["within"], "start": one["start"]} for one in rows],
+    )
+    tx.execute(
+        update(peer_rooms)
+        .where(*row, peer_rooms.c.newest_position < bindparam("newest"))
+        .values(newest_position=bindparam("newest")),
+        [{"of": one["of"], "within": one["within"], "newest": one["newest"]} for one in rows],
     )
 
 
-def behind(tx: Transaction) -> Sequence[ServerName]:
+def behind(tx: Transaction) -> Sequence[Waiting]:
     """Every peer with a backlog."""
     rows = tx.execute(
-        select(peer_rooms.c.server)
+        select(peer_rooms.c.server, func.coalesce(peers.c.next_attempt_ms, 0).label("next"))
+        .select_from(peer_rooms.outerjoin(peers, peers.c.server == peer_rooms.c.server))
         .where(peer_rooms.c.newest_position > peer_rooms.c.sent_position)
         .distinct()
     )
-    return [ServerName(row.server) for row in rows]
+    return [Waiting(server=ServerName(row.server), next_attempt_ms=row.next) for row in rows]
+
+
+def failing(tx: Transaction, servers: Collection[ServerName]) -> Sequence[Waiting]:
+    """Those of them that could not be reached the last time."""
+    rows = tx.execute(
+        select(peers.c.server, peers.c.next_attempt_ms).where(
+            peers.c.server.in_(sorted(servers)), peers.c.failures > 0
+        )
+    )
+    return [
+        Waiting(server=ServerName(row.server), next_attempt_ms=row.next_attempt_ms) for row in rows
+    ]
 
 
 def backlog(tx: Transaction, server: ServerName, limit: int) -> Sequence[Backlog]:
@@ -107,10 +154,6 @@ def sent(tx: Transaction, server: ServerName, room_id: RoomId, position: int) ->
         )
         .values(sent_position=position)
     )
-
-
-def forget_room(tx: Transaction, room_id: RoomId) -> None:
-    tx.execute(delete(peer_rooms).where(peer_rooms.c.room_id == room_id))
 
 
 def state(tx: Transaction, server: ServerName) -> PeerState:
@@ -151,24 +194,31 @@ def failed(tx: Transaction, server: ServerName, *, next_attempt_ms: int, error: 
     tx.wake(TOPIC)
 
 
-def hasten(tx: Transaction, server: ServerName) -> bool:
-    """The peer showed itself: it may be tried at once. True where it was being waited for."""
-    result = tx.execute(
-        update(peers)
-        .where(peers.c.server == server, peers.c.next_attempt_ms > 0)
-        .values(next_attempt_ms=0)
+def hasten(tx: Transaction, servers: Collection[ServerName]) -> None:
+    """These peers showed themselves: they may be tried at once. Their failures stay counted."""
+    tx.execute(update(peers).where(peers.c.server.in_(sorted(servers))).values(next_attempt_ms=0))
+
+
+def forget_acceptances(tx: Transaction, *, reader: str, before_ms: int, limit: int = 1_000) -> int:
+    """Drop the oldest acceptances that the reader has passed, of events older than `before_ms`
+    (or purged); stops at the first younger one. Returns how many went."""
+    table = stream_acceptances
+    rows = tx.execute(
+        select(table.c.position, events.c.received_ms)
+        .select_from(table.outerjoin(events, events.c.event_id == table.c.event_id))
+        .where(table.c.position <= streams.cursor(tx, reader))
+        .order_by(table.c.position)
+        .limit(limit)
     )
-    return bool(result.rowcount)
-
-
-def next_attempt_ms(tx: Transaction) -> int | None:
-    """When the first of the peers with a backlog may be tried."""
-    value = tx.execute(
-        select(func.min(func.coalesce(peers.c.next_attempt_ms, 0)))
-        .select_from(peer_rooms.outerjoin(peers, peers.c.server == peer_rooms.c.server))
-        .where(peer_rooms.c.newest_position > peer_rooms.c.sent_position)
-    ).scalar()
-    return None if value is None else int(value)
+    old = [
+        row.position
+        for row in takewhile(
+            lambda row: row.received_ms is None or row.received_ms < before_ms, rows
+        )
+    ]
+    if old:
+        tx.execute(delete(table).where(table.c.position <= old[-1]))
+    return len(old)
 
 
 def _ensure(tx: Transaction, server: ServerName) -> None:

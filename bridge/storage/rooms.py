@@ -198,6 +198,17 @@ def servers(tx: Transaction, room_id: RoomId) -> frozenset[ServerName]:
     return frozenset(ServerName(row.server) for row in rows)
 
 
+def neighbours(tx: Transaction) -> frozenset[ServerName]:
+    """Servers with a joined user in any room that we are in, ours included."""
+    rows = tx.execute(
+        select(memberships.c.server)
+        .distinct()
+        .select_from(memberships.join(rooms, rooms.c.room_id == memberships.c.room_id))
+        .where(rooms.c.joined, memberships.c.membership == "join")
+    )
+    return frozenset(ServerName(row.server) for row in rows)
+
+
 def count_joined(tx: Transaction, room_id: RoomId, server: ServerName) -> int:
     query = select(func.count()).where(
         memberships.c.room_id == room_id,

@@ -20,16 +20,29 @@ PeerEndpoint = Callable[[Request, ServerName], Awaitable[Response]]
 
 
 class Authentication:
-    """Turns a `PeerEndpoint` into an `Endpoint` that checks the signature first."""
+    """Turns a `PeerEndpoint` into an `Endpoint` that checks the signature first.
 
-    def __init__(self, *, own_name: ServerName, keyring: KeyRing, clock: Clock) -> None:
+    `on_heard` is told of every server that proved who it is: it is there again.
+    """
+
+    def __init__(
+        self,
+        *,
+        own_name: ServerName,
+        keyring: KeyRing,
+        clock: Clock,
+        on_heard: Callable[[ServerName], None] = lambda _: None,
+    ) -> None:
         self._own_name = own_name
         self._keyring = keyring
         self._clock = clock
+        self._on_heard = on_heard
 
     def signed(self, endpoint: PeerEndpoint) -> Endpoint:
         async def answer(request: Request) -> Response:
-            return await endpoint(request, await self._origin(request))
+            origin = await self._origin(request)
+            self._on_heard(origin)
+            return await endpoint(request, origin)
 
         return answer
 
