@@ -74,7 +74,11 @@ def _run(options: argparse.Namespace) -> int:
     from bridge import app, config
 
     settings = config.load(options.config)
-    return asyncio.run(app.serve(settings))
+    return asyncio.run(app.serve(settings, say=_say))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _migrate(options: argparse.Namespace) -> int:

@@ -73,6 +73,10 @@ class Notices:
             f"{self._database.epoch}{NOTICE_MARK}"
         )
 
+    async def on_parked(self, item: QueueItem, reason: str) -> None:
+        """The outbox gave up a delivery."""
+        await self.tell_author(item, reason=reason, cause="parked")
+
     async def tell_author(self, item: QueueItem, *, reason: str, cause: str) -> None:
         """An outbox row did not arrive: its author on the Matrix side is told, in the room."""
         delivery: object = from_tagged(DELIVERIES, item.payload)

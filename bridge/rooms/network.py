@@ -77,7 +77,9 @@ class Peers(Protocol):
         self, peer: ServerName, alias: RoomAlias
     ) -> tuple[RoomId, list[ServerName]]: ...
 
-    async def version(self, peer: ServerName) -> Json: ...
+    async def version(self, peer: ServerName) -> Json:
+        """`name` and `version` of its software, where it says so."""
+        ...
 
 
 class KeyRing(Protocol):

@@ -6,9 +6,12 @@ processes may start at once: one migrates, the others wait for it.
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy import inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 import bridge
@@ -26,6 +29,48 @@ def migrations_folder() -> Path:
         if (folder / "env.py").exists():
             return folder
     raise Misconfigured("database", "the migrations are missing from this installation")
+
+
+def bring_up(url: str) -> bool:
+    """Migrate where it is needed; True when it was. Alembic stays out of this process where
+    nothing is to be done, and whenever it is needed works in a process of its own."""
+    if _revision(url) == _newest_revision():
+        return False
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        problem = pool.submit(_upgrade_elsewhere, url).result()
+    if problem is not None:
+        raise Misconfigured(*problem)
+    return True
+
+
+def _upgrade_elsewhere(url: str) -> tuple[str, str] | None:
+    """`upgrade` in another process: what is wrong comes back as setting and reason."""
+    try:
+        upgrade(url)
+    except IsthmusError as exc:
+        return "database.url", exc.reason
+    return None
+
+
+def _newest_revision() -> str:
+    """By the names of the files, `NNNN_name.py`, whose number is the revision."""
+    names = sorted(path.name for path in (migrations_folder() / "versions").glob("[0-9]*.py"))
+    return names[-1].partition("_")[0]
+
+
+def _revision(url: str) -> str | None:
+    """What the database says of itself; None for an empty one. Raises Unavailable."""
+    engine = dialect_for(url).engine("read")
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    except SQLAlchemyError as exc:
+        raise _ours(exc) from exc
+    finally:
+        engine.dispose()
 
 
 def upgrade(url: str, revision: str = "head") -> None:

@@ -8,6 +8,7 @@ that is lost after the other side has acted, a tampered answer.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,7 +37,6 @@ from bridge.storage import streams
 from bridge.storage.database import Database, Transaction
 from bridge.storage.schema import stream_events
 from tests.support.clock import FakeClock
-from tests.support.database import create_tables
 
 T = TypeVar("T")
 
@@ -108,8 +108,9 @@ class Server:
 class Network:
     """The servers by name, and what happens between them."""
 
-    def __init__(self, clock: FakeClock, folder: Path) -> None:
+    def __init__(self, clock: FakeClock, folder: Path, template: Path) -> None:
         self.clock = clock
+        self._template = template
         self.servers: dict[ServerName, Server] = {}
         self.requests: list[tuple[str, str, str]] = []
         self.lose_answer: Callable[[str, ServerName], bool] = lambda endpoint, peer: False
@@ -123,7 +124,7 @@ class Network:
         server_name = ServerName(name)
         file = path or self._folder / f"{name}.sqlite"
         if not file.exists():
-            create_tables(f"sqlite:///{file}")
+            shutil.copyfile(self._template, file)
         database = await Database.open(f"sqlite:///{file}", clock=self.clock)
         key = SigningKey.from_seed("1", name.encode().ljust(32, b"x"))
         listener = RecordingListener()
@@ -373,14 +374,15 @@ class NetworkPeers:
 
     async def version(self, peer: ServerName) -> Json:
         async def answer(server: Server) -> Json:
-            return {"server": {"name": server.software, "version": "1"}}
+            return {"name": server.software, "version": "1"}
 
         return await self._ask("version", peer, answer)
 
 
 @asynccontextmanager
-async def open_network(clock: FakeClock, folder: Path) -> AsyncIterator[Network]:
-    network = Network(clock, folder)
+async def open_network(clock: FakeClock, folder: Path, template: Path) -> AsyncIterator[Network]:
+    """`template`: a SQLite file with all tables."""
+    network = Network(clock, folder, template)
     try:
         yield network
     finally:

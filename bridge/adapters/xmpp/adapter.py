@@ -28,7 +28,7 @@ from bridge.adapters.xmpp.roomservice.rooms import RoomService
 from bridge.adapters.xmpp.stream import Received
 from bridge.clock import Clock
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
-from bridge.ids import RoomId, ServerName, TraceId, UserId
+from bridge.ids import RoomAlias, RoomId, ServerName, TraceId, UserId
 from bridge.ports.chat import (
     BotNotice,
     ChatListener,
@@ -72,6 +72,16 @@ class XmppAddresses:
     def default_name(self, address: str) -> str:
         jid = Jid.parse(address)
         return jid.local or jid.domain
+
+    def room_of(self, typed: str) -> RoomAlias | RoomId | None:
+        """The room behind one of our own addresses, as a person would type it."""
+        try:
+            where = self.book.destination_of(Jid.parse(typed.removeprefix("xmpp:")))
+        except (BadInput, NotFound):
+            return None
+        if isinstance(where, Moved):
+            return self.room_of(str(where.to)) if str(where.to) != typed else None
+        return where.room if isinstance(where, Room) else None
 
 
 class XmppAdapter:

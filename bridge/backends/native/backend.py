@@ -44,8 +44,10 @@ class NativeBackend:
         database: Database,
         clock: Clock,
         versions: Sequence[RoomVersionId],
+        extensible_direct_chats: bool = True,
     ) -> None:
-        """`versions`: what new rooms get, the preferred one first."""
+        """`versions`: what new rooms get, the preferred one first. `extensible_direct_chats`:
+        direct chats with a server known to speak an extensible version use it."""
         self._server_name = server_name
         self._bot = bot
         self._rooms = rooms
@@ -57,6 +59,7 @@ class NativeBackend:
             database=database,
             clock=clock,
             versions=versions,
+            extensible=extensible_direct_chats,
         )
 
     @property

@@ -41,6 +41,7 @@ class DirectRooms:
         database: Database,
         clock: Clock,
         versions: Sequence[RoomVersionId],
+        extensible: bool = True,
     ) -> None:
         self._server_name = server_name
         self._rooms = rooms
@@ -48,6 +49,7 @@ class DirectRooms:
         self._database = database
         self._clock = clock
         self._versions = versions
+        self._extensible = extensible
 
     async def open(
         self,
@@ -108,7 +110,7 @@ class DirectRooms:
         hints = await self._database.read(lambda tx: version_hints.find(tx, peer))
         extensible = next(one for one in VERSIONS.values() if one.extensible_events)
         wanted = list(configured)
-        spoken = hints.get(extensible.id)
+        spoken = hints.get(extensible.id) if self._extensible else False
         if spoken or (spoken is None and await self._is_isthmus(peer)):
             wanted = [extensible, *(one for one in configured if one.id != extensible.id)]
         # All refused once: maybe it learned one since.
@@ -124,8 +126,7 @@ class DirectRooms:
         except IsthmusError as exc:
             log.info("version unknown", peer=peer, reason=exc.reason)
             return False
-        server = answer.get("server")
-        name = server.get("name") if isinstance(server, dict) else None
+        name = answer.get("name")
         software = name[:100] if isinstance(name, str) else None
         await self._database.write(
             lambda tx: version_hints.put_software(tx, peer, software, now_ms)

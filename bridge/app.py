@@ -1,0 +1,458 @@
+"""The composition root: knows every part, decides nothing.
+
+Start: settings -> log -> database -> signing key -> parts wired -> listening (keys answerable, not
+ready) -> tasks -> ready. Stop (SIGTERM, SIGINT): not ready; HTTP drains; the queues finish the item
+in hand; everything ends. Nothing is lost either way: it is a row, or it was never acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random, SystemRandom
+
+from pydantic import ValidationError
+
+from bridge import __version__
+from bridge.adapters.xmpp.adapter import XmppAdapter, XmppAddresses
+from bridge.adapters.xmpp.config import XmppSettings
+from bridge.adapters.xmpp.connection import Status
+from bridge.backends.native.backend import NativeBackend
+from bridge.backends.native.feed import NativeFeed
+from bridge.backends.native.lookups import ListenerLookups
+from bridge.bot.dispatch import Dispatch
+from bridge.bot.rooms import BackendRooms
+from bridge.clock import Clock, SystemClock
+from bridge.config import Settings, misconfigured
+from bridge.delivery.backoff import Backoff
+from bridge.delivery.queue import DurableQueue
+from bridge.engine.keys import SigningKey
+from bridge.engine.versions import get_version
+from bridge.errors import BadInput, Misconfigured
+from bridge.federation.client.discovery import Discovery
+from bridge.federation.client.keyring import ServerKeyRing
+from bridge.federation.client.keystore import DatabaseKeyStore
+from bridge.federation.client.requests import PeerRequests
+from bridge.federation.client.transport import Transport
+from bridge.federation.sender import Sender
+from bridge.federation.server.auth import Authentication
+from bridge.federation.server.events import Events
+from bridge.federation.server.keys import Keys
+from bridge.federation.server.membership import Membership as MembershipEndpoints
+from bridge.federation.server.queries import Queries
+from bridge.federation.server.routes import federation_routes
+from bridge.federation.server.transactions import Transactions
+from bridge.ids import RoomVersionId, ServerName, UserId, parse_server_name, parse_user_id
+from bridge.net.addresses import AddressPolicy, parse_networks
+from bridge.net.client import HttpClient
+from bridge.net.dns import DnsResolver
+from bridge.portals.directory import Directory
+from bridge.portals.from_chat import FromChat
+from bridge.portals.from_matrix import FromMatrix
+from bridge.portals.ghosts import Ghosts
+from bridge.portals.membership import Membership
+from bridge.portals.notices import Notices
+from bridge.ports.chat import DELIVERIES, Delivery
+from bridge.ports.codec import from_tagged
+from bridge.rooms.assembly import Rooms, build_rooms
+from bridge.storage import migrate
+from bridge.storage.database import Database
+from bridge.storage.queues import INBOX, OUTBOX, QueueItem
+from bridge.telemetry.log import configure_log, get_logger
+from bridge.web.application import Listener, Route, WebServer
+from bridge.web.health import health_routes
+
+log = get_logger("app")
+
+Say = Callable[[str], None]
+DRAIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who we are: checked settings that everything stands on."""
+
+    server_name: ServerName
+    bot: UserId
+    key: SigningKey
+    versions: Sequence[RoomVersionId]
+
+
+async def serve(settings: Settings, *, say: Say) -> int:
+    """Runs until SIGTERM or SIGINT. Raises `Misconfigured` where it cannot start."""
+    configure_log(level=settings.log.level, form=settings.log.format)
+    identity = read_identity(settings)
+    xmpp = read_xmpp(settings)
+    database = await open_database(settings, say)
+    try:
+        async with Network(settings) as network:
+            gateway = Gateway(settings, identity, xmpp, database, network, SystemClock(), say)
+            await gateway.run()
+    finally:
+        await database.close()
+    say("Stopped.")
+    return 0
+
+
+def read_identity(settings: Settings) -> Identity:
+    try:
+        server_name = parse_server_name(settings.server_name)
+        bot = parse_user_id(f"@{settings.bot}:{server_name}")
+    except BadInput as exc:
+        raise Misconfigured("server_name", exc.reason) from exc
+    versions = tuple(RoomVersionId(version) for version in settings.rooms.versions)
+    for version in versions:
+        try:
+            get_version(version)
+        except BadInput as exc:
+            raise Misconfigured("rooms.versions", exc.reason) from exc
+    if not versions:
+        raise Misconfigured("rooms.versions", "names no version")
+    return Identity(
+        server_name=server_name,
+        bot=bot,
+        key=read_key(settings.path(settings.signing_key)),
+        versions=versions,
+    )
+
+
+def read_key(path: Path) -> SigningKey:
+    try:
+        return SigningKey.from_text(path.read_text(encoding="ascii"))
+    except FileNotFoundError as exc:
+        raise Misconfigured("signing_key", f"{path} is missing: `isthmus init` makes one") from exc
+    except (OSError, UnicodeDecodeError, BadInput) as exc:
+        raise Misconfigured("signing_key", f"{path} cannot be used: {exc}") from exc
+
+
+def read_xmpp(settings: Settings) -> XmppSettings:
+    try:
+        return XmppSettings(**settings.xmpp)
+    except ValidationError as exc:
+        raise misconfigured(exc, prefix="xmpp") from exc
+
+
+async def open_database(settings: Settings, say: Say) -> Database:
+    """Opens it, brought to the current schema first where that is needed."""
+    settings.data_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    url = settings.database_url
+    if await asyncio.to_thread(migrate.bring_up, url):
+        say("The database has been brought to the current schema.")
+    return await Database.open(url)
+
+
+class Network:
+    """What goes out: the resolver and the HTTP client, closed at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings.federation
+        self._data_folder = settings.data_folder
+
+    async def __aenter__(self) -> Network:
+        federation = self._settings
+        authority = federation.certificate_authority
+        self.resolver = DnsResolver(nameserver=federation.resolver)
+        self.client = HttpClient(
+            resolver=self.resolver,
+            policy=AddressPolicy(
+                allowed=parse_networks(
+                    federation.allowed_networks, setting="federation.allowed_networks"
+                )
+            ),
+            extra_ca=None if authority is None else self._data_folder / authority,
+            user_agent=f"Isthmus/{__version__}",
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+        await self.resolver.close()
+
+
+class Gateway:
+    """All parts of the gateway mode, wired."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        xmpp: XmppSettings,
+        database: Database,
+        network: Network,
+        clock: Clock,
+        say: Say,
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._xmpp = xmpp
+        self._say = say
+        self._database = database
+        self._clock = clock
+        self._stopping = False
+        self._connected = False
+        random = SystemRandom()
+        self._build_matrix_side(network, random)
+        self._build_bridge_side(random)
+        self._build_web()
+
+    # --- wiring ------------------------------------------------------------------------------
+
+    def _build_matrix_side(self, network: Network, random: Random) -> None:
+        identity, clock, database = self._identity, self._clock, self._database
+        federation = self._settings.federation
+        transport = Transport(
+            own_name=identity.server_name,
+            key=identity.key,
+            client=network.client,
+            discovery=Discovery(client=network.client, resolver=network.resolver, clock=clock),
+            clock=clock,
+        )
+        self._requests = PeerRequests(transport=transport, clock=clock)
+        self._keyring = ServerKeyRing(
+            own_name=identity.server_name,
+            own_keys={identity.key.key_id: identity.key.verify_key_base64},
+            transport=transport,
+            store=DatabaseKeyStore(database),
+            clock=clock,
+            notaries=[ServerName(name) for name in federation.notaries],
+        )
+        self._lookups = ListenerLookups()
+        self._rooms: Rooms = build_rooms(
+            server_name=identity.server_name,
+            key=identity.key,
+            database=database,
+            clock=clock,
+            peers=self._requests,
+            keyring=self._keyring,
+            lookups=self._lookups,
+        )
+        self._sender = Sender(
+            database=database,
+            destinations=self._rooms.queries,
+            requests=self._requests,
+            clock=clock,
+            random=random,
+            backoff=Backoff(first_s=1.0, most_s=float(federation.retry_max_s)),
+        )
+        self._backend = NativeBackend(
+            server_name=identity.server_name,
+            bot=identity.bot,
+            rooms=self._rooms,
+            peers=self._requests,
+            database=database,
+            clock=clock,
+            versions=identity.versions,
+            extensible_direct_chats=self._settings.rooms.extensible_direct_chats,
+        )
+
+    def _build_bridge_side(self, random: Random) -> None:
+        clock, database, backend = self._clock, self._database, self._backend
+        delivery = self._settings.delivery
+        addresses = XmppAddresses(
+            domain=self._xmpp.domain, server_name=self._identity.server_name, bot=self._xmpp.bot
+        )
+        commands = Dispatch(rooms=BackendRooms(backend=backend, addresses=[addresses.room_of]))
+        ghosts = Ghosts(database=database, backend=backend, addresses=addresses, clock=clock)
+        directory = Directory(
+            database=database,
+            backend=backend,
+            ghosts=ghosts,
+            adapter=addresses.adapter,
+            clock=clock,
+        )
+        self._notices = Notices(
+            database=database, backend=backend, adapter=addresses.adapter, clock=clock
+        )
+        from_chat = FromChat(
+            database=database,
+            backend=backend,
+            directory=directory,
+            ghosts=ghosts,
+            notices=self._notices,
+            addresses=addresses,
+            clock=clock,
+            on_command=commands.run,
+        )
+        from_matrix = FromMatrix(
+            database=database,
+            backend=backend,
+            directory=directory,
+            ghosts=ghosts,
+            membership=Membership(
+                database=database,
+                backend=backend,
+                directory=directory,
+                ghosts=ghosts,
+                notices=self._notices,
+                adapter=addresses.adapter,
+                clock=clock,
+            ),
+            notices=self._notices,
+            addresses=addresses,
+            clock=clock,
+            on_command=commands.run,
+        )
+        self._lookups.attach(from_matrix)
+        self._feed = NativeFeed(
+            server_name=self._identity.server_name,
+            database=database,
+            queries=self._rooms.queries,
+            listener=from_matrix,
+            clock=clock,
+        )
+        self._adapter = XmppAdapter(
+            settings=self._xmpp,
+            addresses=addresses,
+            database=database,
+            listener=from_chat,
+            commands=commands,
+            clock=clock,
+            random=random,
+            on_status=self._on_status,
+        )
+        backoff = Backoff(first_s=1.0, most_s=float(delivery.retry_max_s))
+        self._inbox = DurableQueue(
+            database=database,
+            clock=clock,
+            queue=INBOX,
+            deliver=from_chat.deliver,
+            on_parked=from_chat.on_parked,
+            on_waiting=from_chat.on_waiting,
+            workers=delivery.workers,
+            backoff=backoff,
+            random=random,
+            give_up_after_s=delivery.give_up_after_s,
+            tell_waiting_after_s=delivery.waiting_notice_s,
+            keep_done_s=delivery.keep_done_s,
+        )
+        self._outbox = DurableQueue(
+            database=database,
+            clock=clock,
+            queue=OUTBOX,
+            deliver=self._deliver,
+            on_parked=self._notices.on_parked,
+            on_waiting=self._notices.tell_waiting,
+            workers=delivery.workers,
+            backoff=backoff,
+            random=random,
+            give_up_after_s=delivery.give_up_after_s,
+            tell_waiting_after_s=delivery.waiting_notice_s,
+            keep_done_s=delivery.keep_done_s,
+        )
+
+    async def _deliver(self, item: QueueItem) -> None:
+        delivery: Delivery = from_tagged(DELIVERIES, item.payload)
+        await self._adapter.deliver(delivery, outbox_id=item.id, trace=item.trace_id)
+
+    def _build_web(self) -> None:
+        identity, clock, settings = self._identity, self._clock, self._settings
+        routes: tuple[Route, ...] = federation_routes(
+            authentication=Authentication(
+                own_name=identity.server_name, keyring=self._keyring, clock=clock
+            ),
+            keys=Keys(own_name=identity.server_name, key=identity.key, clock=clock),
+            transactions=Transactions(receiver=self._rooms.receiver),
+            events=Events(own_name=identity.server_name, answers=self._rooms.answers, clock=clock),
+            membership=MembershipEndpoints(answers=self._rooms.answers),
+            queries=Queries(own_name=identity.server_name, directory=self._rooms.directory),
+        )
+        self._web = WebServer(
+            routes=routes,
+            listeners=[
+                Listener(
+                    host=listener.host,
+                    port=listener.port,
+                    certificate=_from(settings, listener.certificate),
+                    private_key=_from(settings, listener.private_key),
+                )
+                for listener in settings.listeners
+            ],
+            clock=clock,
+        )
+        self._health = WebServer(
+            routes=health_routes(missing=self._missing, with_metrics=settings.health.metrics),
+            listeners=[
+                Listener(
+                    host=settings.health.host, port=settings.health.port, setting="health.port"
+                )
+            ],
+            clock=clock,
+        )
+
+    # --- running -----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until a signal says stop. A part that ends by a fault ends the whole program."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        self._introduce()
+        await self._health.start()
+        await self._web.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                queues = [
+                    tasks.create_task(self._inbox.run()),
+                    tasks.create_task(self._outbox.run()),
+                ]
+                others = [
+                    tasks.create_task(self._rooms.receiver.run()),
+                    tasks.create_task(self._sender.run()),
+                    tasks.create_task(self._feed.run()),
+                    tasks.create_task(self._adapter.run()),
+                    tasks.create_task(
+                        self._notices.run(
+                            after_s=self._settings.delivery.waiting_notice_s,
+                            again_after_s=self._settings.delivery.waiting_again_s,
+                        )
+                    ),
+                ]
+                await stop.wait()
+                self._say("Stopping.")
+                self._stopping = True
+                await self._web.stop()
+                self._inbox.stop()
+                self._outbox.stop()
+                await asyncio.wait(queues, timeout=DRAIN_S)
+                for task in (*queues, *others):
+                    task.cancel()
+        finally:
+            await self._web.stop()
+            await self._health.stop()
+
+    def _introduce(self) -> None:
+        settings = self._settings
+        self._say(
+            f"Isthmus {__version__}: {self._identity.server_name} on Matrix, "
+            f"{self._xmpp.domain} on XMPP."
+        )
+        for listener in settings.listeners:
+            if listener.certificate is None:
+                how = "HTTP, for a reverse proxy that speaks HTTPS to the world"
+            else:
+                how = "HTTPS"
+            self._say(f"Matrix servers: {listener.host}:{listener.port} ({how}).")
+        self._say(
+            f"XMPP server: connecting to {self._xmpp.host}:{self._xmpp.port}. "
+            f"Ready or not: http://{settings.health.host}:{settings.health.port}/_isthmus/ready"
+        )
+
+    def _on_status(self, status: Status) -> None:
+        self._say(f"XMPP server: {status.text}.")
+        if status.state == "connected" and not self._connected:
+            self._connected = True
+            self._say("Ready.")
+
+    def _missing(self) -> Sequence[str]:
+        if self._stopping:
+            return ["stopping"]
+        status = self._adapter.status
+        return [] if status.state == "connected" else [f"XMPP server: {status.text}"]
+
+
+def _from(settings: Settings, path: Path | None) -> Path | None:
+    return None if path is None else settings.path(path)

@@ -1,0 +1,44 @@
+"""What commands may do with rooms, over the Matrix port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bridge.errors import BadInput
+from bridge.ids import RoomAlias, RoomId, UserId, parse_room_alias, parse_room_id
+from bridge.ports.matrix import MatrixBackend, RoomInfo
+
+RoomAddress = Callable[[str], RoomAlias | RoomId | None]
+"""What an adapter reads in a typed address; None where it is none of its own."""
+
+
+class BackendRooms:
+    """Fills `bot.context.RoomActions`."""
+
+    def __init__(self, *, backend: MatrixBackend, addresses: Sequence[RoomAddress]) -> None:
+        self._backend = backend
+        self._addresses = tuple(addresses)
+
+    async def rooms_of(self, user_id: UserId) -> Sequence[RoomInfo]:
+        infos = [await self._backend.room(r) for r in await self._backend.joined_rooms(user_id)]
+        return [info for info in infos if not info.direct]
+
+    async def find_room(self, target: RoomAlias | RoomId) -> RoomId:
+        if target.startswith("!"):
+            return RoomId(target)
+        room_id, _ = await self._backend.resolve_alias(RoomAlias(target))
+        return room_id
+
+    async def leave(self, *, user_id: UserId, room_id: RoomId) -> None:
+        await self._backend.leave(user_id=user_id, room_id=room_id)
+
+    def room_from_typed(self, text: str) -> RoomAlias | RoomId:
+        for read in self._addresses:
+            found = read(text)
+            if found is not None:
+                return found
+        if text.startswith("!"):
+            return parse_room_id(text)
+        if text.startswith("#"):
+            return parse_room_alias(text)
+        raise BadInput(f"{text!r} is not the address of a room")
