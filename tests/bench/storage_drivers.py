@@ -2,6 +2,8 @@
 
     python -m tests.bench.storage_drivers
 
+(asyncpg and greenlet, which the product does not need, must be installed for it.)
+
 Both run the same units of work, the same SQLAlchemy Core statements, against one private
 PostgreSQL, turn by turn, so that the ratios of one run mean something on any machine. Both have
 four connections. `clients` is how many callers wait for a unit at the same time.

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
-from bridge.demo.servers import PostgreSQL, free_port
+from bridge.demo.servers import PostgreSQL
 from bridge.storage.database import Database
 from bridge.storage.dialect import dialect_for
 from bridge.storage.schema import METADATA
@@ -32,10 +33,29 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def postgresql_template(postgresql: PostgreSQL) -> str:
-    name = await postgresql.create_database("isthmus_template")
-    create_tables(postgresql.url(name))
-    return name
+async def postgresql_with_tables(postgresql: PostgreSQL) -> str:
+    """One database for all tests, one after the other: making one costs a second."""
+    url = postgresql.url(await postgresql.create_database("isthmus"))
+    create_tables(url)
+    return url
+
+
+def empty_tables(url: str) -> None:
+    """As new: no rows, no connections left from before, numbers begin again."""
+    engine = dialect_for(url).engine("write")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+        for table in METADATA.sorted_tables:
+            connection.execute(table.delete())
+        connection.execute(
+            text("SELECT setval(format('%I', sequencename), 1, false) FROM pg_sequences")
+        )
+    engine.dispose()
 
 
 @pytest.fixture
@@ -46,15 +66,11 @@ def sqlite_database_url(tmp_path: Path, sqlite_template: Path) -> str:
     return f"sqlite:///{path}"
 
 
-@pytest_asyncio.fixture
-async def postgresql_database_url(
-    postgresql: PostgreSQL, postgresql_template: str
-) -> AsyncIterator[str]:
-    """A new PostgreSQL database with all tables."""
-    name = f"isthmus_{free_port()}"
-    await postgresql.create_database(name, template=postgresql_template)
-    yield postgresql.url(name)
-    await postgresql.drop_database(name)
+@pytest.fixture
+def postgresql_database_url(postgresql_with_tables: str) -> str:
+    """A PostgreSQL database with all tables, as new."""
+    empty_tables(postgresql_with_tables)
+    return postgresql_with_tables
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
