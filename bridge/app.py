@@ -192,7 +192,7 @@ class Gateway:
         self._database = database
         self._clock = clock
         self._stopping = False
-        self._connected = False
+        self._last_said = ""
         random = SystemRandom()
         self._build_matrix_side(network, random)
         self._build_bridge_side(random)
@@ -442,16 +442,18 @@ class Gateway:
         )
 
     def _on_status(self, status: Status) -> None:
-        self._say(f"XMPP server: {status.text}.")
-        if status.state == "connected" and not self._connected:
-            self._connected = True
+        if status.state == "connecting" or status.text == self._last_said:
+            return
+        self._last_said = status.text
+        self._say(f"{status.text[:1].upper()}{status.text[1:]}.")
+        if status.state == "connected":
             self._say("Ready.")
 
     def _missing(self) -> Sequence[str]:
         if self._stopping:
             return ["stopping"]
         status = self._adapter.status
-        return [] if status.state == "connected" else [f"XMPP server: {status.text}"]
+        return [] if status.state == "connected" else [status.text]
 
 
 def _from(settings: Settings, path: Path | None) -> Path | None:
