@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random, SystemRandom
 
-from pydantic import ValidationError
-
 from bridge import __version__
 from bridge.adapters.xmpp.adapter import XmppAdapter, XmppAddresses
 from bridge.adapters.xmpp.config import XmppSettings
@@ -26,7 +24,7 @@ from bridge.backends.native.lookups import ListenerLookups
 from bridge.bot.dispatch import Dispatch
 from bridge.bot.rooms import BackendRooms
 from bridge.clock import Clock, SystemClock
-from bridge.config import Settings, misconfigured
+from bridge.config import Settings, validated
 from bridge.delivery.backoff import Backoff
 from bridge.delivery.queue import DurableQueue
 from bridge.engine.keys import SigningKey
@@ -85,7 +83,7 @@ async def serve(settings: Settings, *, say: Say) -> int:
     """Runs until SIGTERM or SIGINT. Raises `Misconfigured` where it cannot start."""
     configure_log(level=settings.log.level, form=settings.log.format)
     identity = read_identity(settings)
-    xmpp = read_xmpp(settings)
+    xmpp = validated(XmppSettings, settings.xmpp, prefix="xmpp")
     database = await open_database(settings, say)
     try:
         async with Network(settings) as network:
@@ -126,13 +124,6 @@ def read_key(path: Path) -> SigningKey:
         raise Misconfigured("signing_key", f"{path} is missing: `isthmus init` makes one") from exc
     except (OSError, UnicodeDecodeError, BadInput) as exc:
         raise Misconfigured("signing_key", f"{path} cannot be used: {exc}") from exc
-
-
-def read_xmpp(settings: Settings) -> XmppSettings:
-    try:
-        return XmppSettings(**settings.xmpp)
-    except ValidationError as exc:
-        raise misconfigured(exc, prefix="xmpp") from exc
 
 
 async def open_database(settings: Settings, say: Say) -> Database:

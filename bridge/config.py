@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, TypeVar, Self
 
 import yaml
 from pydantic import (
@@ -33,6 +33,7 @@ from bridge.errors import Misconfigured
 
 Port = Annotated[int, Field(ge=0, lt=65536)]
 Positive = Annotated[int, Field(gt=0)]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Section(BaseModel):
@@ -192,6 +193,14 @@ def read(data: Mapping[str, Any]) -> Settings:
         raise Misconfigured("environment", f"{exc}: lists and sections are JSON there") from exc
     refuse_example_values(settings)
     return settings
+
+
+def validated(model: type[Model], data: Mapping[str, Any], *, prefix: str) -> Model:
+    """A part's own settings. Raises `Misconfigured`, naming the setting under `prefix`."""
+    try:
+        return model(**data)
+    except ValidationError as exc:
+        raise misconfigured(exc, prefix=prefix) from exc
 
 
 def misconfigured(exc: ValidationError, *, prefix: str = "") -> Misconfigured:
