@@ -342,7 +342,10 @@ class Gateway:
         identity, clock, settings = self._identity, self._clock, self._settings
         routes: tuple[Route, ...] = federation_routes(
             authentication=Authentication(
-                own_name=identity.server_name, keyring=self._keyring, clock=clock
+                own_name=identity.server_name,
+                keyring=self._keyring,
+                clock=clock,
+                on_heard=self._sender.on_heard,
             ),
             keys=Keys(own_name=identity.server_name, key=identity.key, clock=clock),
             transactions=Transactions(receiver=self._rooms.receiver),

@@ -54,10 +54,13 @@ class Events:
         )
 
     async def backfill(self, request: Request, origin: ServerName) -> Response:
+        start = request.query_all("v")
+        if not start:
+            raise BadInput("v is missing", errcode="M_MISSING_PARAM")
         pdus = await self._answers.backfill(
             origin,
             parse_room_id(request.params["room_id"]),
-            _event_ids(request.query_all("v"), "v"),
+            _event_ids(start, "v"),
             _count(request.query_one("limit"), "limit", MAX_BACKFILL),
         )
         return self._transaction(pdus)
@@ -93,12 +96,16 @@ def _event_id(request: Request) -> EventId:
 
 def _event_ids(value: object, name: str) -> list[EventId]:
     if not isinstance(value, (list, tuple)) or len(value) > MAX_NAMED_EVENTS:
-        raise BadInput(f"{name} is no list of at most {MAX_NAMED_EVENTS} event IDs")
+        raise BadInput(
+            f"{name} is no list of at most {MAX_NAMED_EVENTS} event IDs", errcode="M_INVALID_PARAM"
+        )
     return [parse_event_id(entry) for entry in value]
 
 
 def _count(value: object, name: str, at_most: int) -> int:
     """A count that a peer asks for, bounded by what we are ready to give."""
+    if value is None:
+        raise BadInput(f"{name} is missing", errcode="M_MISSING_PARAM")
     text = str(value)
     if isinstance(value, bool) or not text.isascii() or not text.isdigit():
         raise BadInput(f"{name} is no count", errcode="M_INVALID_PARAM")

@@ -32,14 +32,7 @@ class Membership:
                 [RoomVersionId(version) for version in versions],
             )
         except IncompatibleVersion as exc:
-            return Response(
-                status=400,
-                json={
-                    "errcode": exc.errcode,
-                    "error": exc.reason,
-                    "room_version": exc.room_version,
-                },
-            )
+            return _incompatible(exc)
         return Response(json=answer)
 
     async def send_join(self, request: Request, origin: ServerName) -> Response:
@@ -85,16 +78,22 @@ class Membership:
         event, version = body.get("event"), body.get("room_version")
         if not isinstance(event, dict) or not isinstance(version, str):
             raise BadInput("an invite has an event and a room_version", errcode="M_MISSING_PARAM")
-        signed = await self._invited(
-            request, origin, event, RoomVersionId(version), body.get("invite_room_state")
-        )
+        try:
+            signed = await self._invited(
+                request, origin, event, RoomVersionId(version), body.get("invite_room_state")
+            )
+        except IncompatibleVersion as exc:
+            return _incompatible(exc)
         return Response(json={"event": signed})
 
     async def invite_v1(self, request: Request, origin: ServerName) -> Response:
         event = request.json_object()
         unsigned = event.get("unsigned")
         state = unsigned.get("invite_room_state") if isinstance(unsigned, dict) else None
-        signed = await self._invited(request, origin, event, V1_INVITE_VERSION, state)
+        try:
+            signed = await self._invited(request, origin, event, V1_INVITE_VERSION, state)
+        except IncompatibleVersion as exc:
+            return _incompatible(exc)
         return Response(json=[200, {"event": signed}])
 
     async def _invited(
@@ -116,3 +115,15 @@ class Membership:
             version,
             listed[:MAX_INVITE_STATE],
         )
+
+
+def _incompatible(error: IncompatibleVersion) -> Response:
+    """The one error whose body says more than code and reason."""
+    return Response(
+        status=400,
+        json={
+            "errcode": error.errcode,
+            "error": error.reason,
+            "room_version": error.room_version,
+        },
+    )
