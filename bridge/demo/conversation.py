@@ -165,7 +165,9 @@ class Conversation:
 
     async def _matrix_begins(self) -> None:
         alice = self._cast.matrix["alice"]
-        room = await alice.create_direct(self._cast.ghost_of("juliet"))
+        ghost = self._cast.ghost_of("juliet")
+        room = await alice.create_direct(ghost)
+        await alice.see_membership(room, ghost, "join", timeout_s=FIRST_WAIT_S)
         await self._talk(MATRIX_BEGINS, "alice", "juliet", room)
 
     async def _xmpp_begins(self) -> None:
