@@ -15,15 +15,17 @@ from bridge.engine.build import Draft, build_pdu
 from bridge.engine.keys import SigningKey
 from bridge.engine.pdu import Pdu
 from bridge.engine.versions import RoomVersion
-from bridge.errors import Refused
+from bridge.errors import Conflict, Refused, Unavailable
 from bridge.ids import RoomAlias, RoomId, ServerName, TraceId, UserId, server_of
-from bridge.rooms.append import Appender, Plan, Repeated
+from bridge.rooms.append import Appender, Repeated
 from bridge.rooms.load import EMPTY, Snapshot
 from bridge.rooms.network import UserProfile
 from bridge.rooms.send import Sender
 from bridge.storage import aliases as alias_rows
 from bridge.storage import events as event_rows
 from bridge.storage.database import Database, Transaction
+
+MAX_ATTEMPTS = 20
 
 _STATE_LEVELS: Mapping[str, int] = {
     "m.room.avatar": 50,
@@ -83,46 +85,53 @@ class RoomCreator:
             return there[0]
         if server_of(creator) != self._server_name:
             raise Refused(f"{creator} is no user of ours", rule="sender")
-        create, room_id = self._create_event(creator, version)
-        plan = self._appender.plan_new(room_id, version)
-        await self._appender.add(
-            plan, create, before=Snapshot(EMPTY), trace_id=trace_id, outgoing=True
-        )
-        wanted = _first_state(
-            version=version,
-            creator=creator,
-            name=name,
-            topic=topic,
-            alias=alias,
-            public=public,
-            trusted=trusted,
-            profile=profile,
-            is_direct=is_direct,
-        )
-        for kind, state_key, content in wanted:
-            draft = Draft(
-                room_id=room_id, type=kind, sender=creator, content=content, state_key=state_key
+        for number in range(MAX_ATTEMPTS):
+            # Where the room's ID is a hash, two rooms of one creator in one millisecond are one:
+            # the later one takes the next millisecond.
+            create = self._create_event(creator, version, self._clock.now_ms() + number)
+            plan = self._appender.plan_new(create.room_id, version)
+            await self._appender.add(
+                plan, create, before=Snapshot(EMPTY), trace_id=trace_id, outgoing=True
             )
-            await self._sender.add(plan, draft, trace_id=trace_id)
-        if alias is not None:
-            plan.also.append(_name_room(alias, room_id, creator))
-        return await self._commit(plan, room_id, transaction_id)
+            wanted = _first_state(
+                version=version,
+                creator=creator,
+                name=name,
+                topic=topic,
+                alias=alias,
+                public=public,
+                trusted=trusted,
+                profile=profile,
+                is_direct=is_direct,
+            )
+            for kind, state_key, content in wanted:
+                draft = Draft(
+                    room_id=create.room_id,
+                    type=kind,
+                    sender=creator,
+                    content=content,
+                    state_key=state_key,
+                )
+                await self._sender.add(plan, draft, trace_id=trace_id)
+            if alias is not None:
+                plan.also.append(_name_room(alias, create.room_id, creator))
+            try:
+                async with self._appender.locked(create.room_id):
+                    await self._appender.commit(plan, transaction_id=transaction_id)
+            except Repeated as before:
+                return before.room_id
+            except Conflict:
+                continue
+            return create.room_id
+        raise Unavailable("too many rooms are made at once")
 
-    async def _commit(self, plan: Plan, room_id: RoomId, transaction_id: str) -> RoomId:
-        try:
-            async with self._appender.locked(room_id):
-                await self._appender.commit(plan, transaction_id=transaction_id)
-        except Repeated as before:
-            return before.room_id
-        return room_id
-
-    def _create_event(self, creator: UserId, version: RoomVersion) -> tuple[Pdu, RoomId]:
+    def _create_event(self, creator: UserId, version: RoomVersion, at_ms: int) -> Pdu:
         hashed = version.event_format.room_id_from_create
         content: dict[str, Any] = {"room_version": version.id}
         if version.auth.creator_in_content:
             content["creator"] = creator
         room_id = None if hashed else RoomId(f"!{self._random_text()}:{self._server_name}")
-        pdu = build_pdu(
+        return build_pdu(
             Draft(
                 room_id=room_id,
                 type="m.room.create",
@@ -135,9 +144,8 @@ class RoomCreator:
             version=version,
             key=self._key,
             server=self._server_name,
-            origin_server_ts=self._clock.now_ms(),
+            origin_server_ts=at_ms,
         )
-        return pdu, pdu.room_id
 
 
 def member_content(

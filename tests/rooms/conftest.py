@@ -1,4 +1,4 @@
-"""Two and three servers, and the words that the tests of rooms use."""
+"""A network of servers for each test."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from tests.support.network import Network, open_network
 
 
 @pytest_asyncio.fixture
-async def network(clock: FakeClock, tmp_path: Path) -> AsyncIterator[Network]:
-    async with open_network(clock, tmp_path) as opened:
+async def network(
+    clock: FakeClock, tmp_path: Path, sqlite_template: Path
+) -> AsyncIterator[Network]:
+    async with open_network(clock, tmp_path, sqlite_template) as opened:
         yield opened

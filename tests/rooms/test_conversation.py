@@ -2,58 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from bridge.engine.versions import VERSIONS
 from bridge.errors import NotFound, Refused, Unavailable
-from bridge.ids import EventId, RoomAlias, RoomId, RoomVersionId
+from bridge.ids import EventId, RoomAlias
 from bridge.ports.matrix import Profile
 from bridge.storage import streams
 from bridge.storage.schema import stream_events
 from tests.support.network import Network, Server, trace
+from tests.support.talk import heard, make_room, say
 
 VERSION_IDS = sorted(VERSIONS)
-
-
-async def make_room(
-    server: Server, version: str = "12", *, public: bool = True, creator: str = "maker"
-) -> RoomId:
-    return await server.backend.create_room(
-        creator=server.user(creator),
-        txn=f"make-{creator}-{version}",
-        name="Garden",
-        topic="roses",
-        public=public,
-        version=RoomVersionId(version),
-    )
-
-
-async def say(
-    server: Server, room_id: RoomId, user: str, text: str, txn: str | None = None
-) -> EventId:
-    info = await server.backend.room(room_id)
-    content: dict[str, Any] = {"msgtype": "m.text", "body": text}
-    kind = "m.room.message"
-    if info.extensible:
-        kind, content = "m.message", {"m.text": [{"body": text}], "body": text}
-    return await server.backend.send(
-        room_id=room_id,
-        sender=server.user(user),
-        type=kind,
-        content=content,
-        txn=txn or f"say-{user}-{text}",
-        trace=trace(),
-    )
-
-
-async def heard(server: Server, room_id: RoomId) -> list[str]:
-    return [
-        one.pdu.content.get("body", "(redacted)")
-        for one in await server.timeline(room_id)
-        if one.pdu.type in ("m.room.message", "m.message")
-    ]
 
 
 @pytest.mark.parametrize("version", VERSION_IDS)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from bridge.clock import Clock
 from bridge.engine.versions import VERSIONS, RoomVersion, get_version
-from bridge.errors import IsthmusError, Refused
+from bridge.errors import BadInput, IsthmusError, NotFound, Refused
 from bridge.ids import RoomId, RoomVersionId, ServerName, TraceId, UserId, server_of
 from bridge.rooms.assembly import Rooms
 from bridge.rooms.network import Peers, UserProfile
@@ -68,9 +68,9 @@ class DirectRooms:
         if done is not None:
             return done[0]
         peer = server_of(target)
-        refusal: Refused | None = None
-        for version in await self._candidates(peer):
-            room_transaction = f"{transaction_id}.room.{version.id}"
+        refusal: IsthmusError | None = None
+        for version in await self._candidates(peer, transaction_id):
+            room_transaction = _room_transaction(transaction_id, version)
             room_id = await self._rooms.creator.create(
                 creator=creator,
                 version=version,
@@ -90,7 +90,7 @@ class DirectRooms:
                     trace_id=trace_id,
                     is_direct=True,
                 )
-            except Refused as exc:
+            except (Refused, NotFound, BadInput) as exc:
                 for_version = exc.errcode in VERSION_REFUSALS
                 await self._give_up(
                     room_id, room_transaction, peer, version, trace_id, for_version=for_version
@@ -103,7 +103,14 @@ class DirectRooms:
             return room_id
         raise refusal or Refused(f"{peer} takes none of our room versions", rule="room_version")
 
-    async def _candidates(self, peer: ServerName) -> list[RoomVersion]:
+    async def _candidates(self, peer: ServerName, transaction_id: str) -> list[RoomVersion]:
+        begun = await self._database.read(lambda tx: _begun(tx, transaction_id))
+        if begun is not None:
+            # A room was made and the invite's answer never came.
+            return [begun, *(one for one in await self._choose(peer) if one.id != begun.id)]
+        return await self._choose(peer)
+
+    async def _choose(self, peer: ServerName) -> list[RoomVersion]:
         configured = [get_version(one) for one in self._versions]
         if peer == self._server_name:
             return configured[:1]
@@ -123,9 +130,10 @@ class DirectRooms:
             return known[0] == SOFTWARE
         try:
             answer = await self._peers.version(peer)
-        except IsthmusError as exc:
+        except (Refused, NotFound, BadInput) as exc:
+            # Unavailable passes: the invite would not get through either, and the choice is final.
             log.info("version unknown", peer=peer, reason=exc.reason)
-            return False
+            answer = {}
         name = answer.get("name")
         software = name[:100] if isinstance(name, str) else None
         await self._database.write(
@@ -163,3 +171,16 @@ class DirectRooms:
                 )
 
         await self._database.write(unit)
+
+
+def _room_transaction(transaction_id: str, version: RoomVersion) -> str:
+    return f"{transaction_id}.room.{version.id}"
+
+
+def _begun(tx: Transaction, transaction_id: str) -> RoomVersion | None:
+    """The version of the room that this transaction made before."""
+    for version in VERSIONS.values():
+        wanted = _room_transaction(transaction_id, version)
+        if event_rows.find_local_transaction(tx, wanted) is not None:
+            return version
+    return None
