@@ -99,7 +99,11 @@ def due(tx: Transaction, room_id: RoomId, *, now_ms: int, limit: int) -> list[In
 
 
 def finish(tx: Transaction, event_id: EventId, outcome: str) -> None:
-    """`outcome` is the answer for this PDU; "" means accepted or already known."""
+    """`outcome` is the answer for this PDU. "" means accepted or already known: nothing is left to
+    remember, the event itself is there. A refusal is kept for a while, for replays."""
+    if not outcome:
+        tx.execute(delete(inbound_pdus).where(inbound_pdus.c.event_id == event_id))
+        return
     tx.execute(
         update(inbound_pdus)
         .where(inbound_pdus.c.event_id == event_id, inbound_pdus.c.outcome.is_(None))
@@ -116,7 +120,7 @@ def postpone(tx: Transaction, inbound_id: int, *, next_attempt_ms: int) -> None:
 
 
 def outcomes(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, str | None]:
-    """None: it waits. Unknown events are left out."""
+    """None: it waits; a text: it was refused. What was accepted is left out."""
     query = select(inbound_pdus.c.event_id, inbound_pdus.c.outcome).where(
         inbound_pdus.c.event_id.in_(sorted(event_ids))
     )

@@ -107,6 +107,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("inbound_pdus", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_inbound_pdus_outcome"), ["outcome"], unique=False)
         batch_op.create_index(
             batch_op.f("ix_inbound_pdus_room_id_inbound_id"),
             ["room_id", "inbound_id"],
@@ -510,6 +511,7 @@ def downgrade() -> None:
     op.drop_table("inbox")
     with op.batch_alter_table("inbound_pdus", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_inbound_pdus_room_id_inbound_id"))
+        batch_op.drop_index(batch_op.f("ix_inbound_pdus_outcome"))
 
     op.drop_table("inbound_pdus")
     op.drop_table("ghosts")
