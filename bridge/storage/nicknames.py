@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from sqlalchemy import delete, select
 
-from bridge.errors import Unavailable
 from bridge.ids import RoomId, UserId
 from bridge.storage.database import Transaction
 from bridge.storage.schema import nicknames
@@ -50,17 +49,6 @@ def put(
         {"room_id": room_id, "user_id": user_id, "nickname": nickname, "folded": folded},
     )
     return taken_from
-
-
-def claim(
-    tx: Transaction, *, room_id: RoomId, user_id: UserId, candidates: Iterable[tuple[str, str]]
-) -> str:
-    """The first of the candidates (name, folded name) that nobody else has becomes theirs."""
-    for nickname, folded in candidates:
-        if find_holder(tx, room_id, folded) in (None, user_id):
-            put(tx, room_id=room_id, user_id=user_id, nickname=nickname, folded=folded)
-            return nickname
-    raise Unavailable("no free nickname among the candidates")
 
 
 def remove(tx: Transaction, room_id: RoomId, user_id: UserId) -> None:

@@ -336,7 +336,7 @@ class Connection:
             case "host-unknown":
                 return "refused", f"{self._where} knows no component {self._settings.domain}"
             case "conflict":
-                return "refused", f"{self._where} has another connection for this component"
+                return "unreachable", f"{self._where} has another connection for this component"
         reason = closed.text or closed.condition or "the connection was closed"
         return "unreachable", f"{self._where} is not there: {reason}"
 

@@ -7,7 +7,7 @@ Spec: XEP-0045, 7.4, 7.6, 8.1, 8.2, 9.1; XEP-0359, 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from xml.etree import ElementTree as ET
 
@@ -116,27 +116,29 @@ class Showing:
     async def _show_leave(self, room: ServedRoom, delivery: RoomMember) -> Departure | None:
         user_id, position = delivery.user_id, delivery.position
         person = self._people.person_of(user_id)
-        nickname = room.nicknames.get(user_id)
-        if nickname is None:
-            return None
         own = [] if person is None else [s for s in room.sessions.values() if s.is_of(person)]
         for session in own:
-            session.removed_at = max(session.removed_at, position)
-        ended = [s for s in own if s.is_in and s.is_removed]
-        if len(ended) < len(own):  # an old departure, shown after they came back
-            return None
+            session.remove(delivery)
+        nickname = room.nicknames.get(user_id)
+        if nickname is None or any(s.is_in and not s.is_removed for s in own):
+            return None  # nobody has seen them, or they have come back since
+        ended = [s for s in own if s.is_in]
+        occupant = self._people.occupant(room, user_id, nickname)
+        if person is None or ended:
+            make = self.leaving(room, delivery, occupant, ended)
+            entering = [s for s in own if not s.is_in]
+            await self._emit(room, position, make, besides=entering)
+        return Departure(user_id=user_id, sessions=tuple(ended))
+
+    def leaving(
+        self, room: ServedRoom, delivery: RoomMember, occupant: Occupant, ended: list[Session]
+    ) -> Make:
+        """How a membership that ended looks to a session; to those of `ended` it is their own."""
         occupant = replace(
-            self._people.occupant(room, user_id, nickname),
+            occupant,
             affiliation="outcast" if delivery.membership == "ban" else "none",
             role="none",
         )
-        if person is None or ended:
-            await self._emit(room, position, self._leaving(room, delivery, occupant, ended))
-        return Departure(user_id=user_id, sessions=tuple(ended))
-
-    def _leaving(
-        self, room: ServedRoom, delivery: RoomMember, occupant: Occupant, ended: list[Session]
-    ) -> Make:
         is_forced = delivery.actor != delivery.user_id
         status = None
         if delivery.membership == "ban":
@@ -160,9 +162,13 @@ class Showing:
 
         return make
 
-    async def _emit(self, room: ServedRoom, position: int, make: Make) -> None:
+    async def _emit(
+        self, room: ServedRoom, position: int, make: Make, *, besides: Sequence[Session] = ()
+    ) -> None:
         ready: list[ET.Element] = []
         for session in room.sessions.values():
+            if session in besides:
+                continue
             taken = [session.take(position, xml) for xml in make(session)]
             ready += [xml for xml in taken if xml is not None]
         if ready:

@@ -19,6 +19,7 @@ from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.nicknames import NicknameKey, make_nickname, nickname_key
 from bridge.adapters.xmpp.outbound import Occupant, occupant_id
 from bridge.ids import RoomId, UserId, localpart_of, server_of
+from bridge.ports.chat import RoomMember
 from bridge.ports.matrix import Member, Power
 from bridge.storage.sessions import StoredSession
 
@@ -27,7 +28,7 @@ MAX_WAITING = 2000
 _SUFFIX = re.compile(r" (?:\(.+\)|[0-9]+|\w)")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Session:
     """One client in a room."""
 
@@ -43,8 +44,8 @@ class Session:
     """It was told that entering takes longer: an invitation follows."""
     was_in: bool = False
     """The same client was in already when it entered anew."""
-    removed_at: int = 0
-    """Position of the newest event that took away the membership."""
+    removal: RoomMember | None = None
+    """The newest event that took away the membership."""
     waiting: list[tuple[int, ET.Element]] = field(default_factory=list)
 
     @property
@@ -53,7 +54,11 @@ class Session:
 
     @property
     def is_removed(self) -> bool:
-        return self.removed_at > self.since_position
+        return self.removal is not None and self.removal.position > self.since_position
+
+    def remove(self, delivery: RoomMember) -> None:
+        if self.removal is None or delivery.position > self.removal.position:
+            self.removal = delivery
 
     def is_of(self, person: Jid) -> bool:
         return self.address.bare == person.bare

@@ -170,39 +170,32 @@ class RoomService:
         try:
             async with asyncio.timeout(self._limits.join_deadline_s):
                 await self._enter_in_time(stanza, target, session)
-        except* (IsthmusError, TimeoutError) as group:
-            exc = _first(group)
+        except (IsthmusError, TimeoutError) as exc:
+            log.info("not entered", room=str(stanza.to.bare), reason=str(exc))
             await self._forget(session)
             if not session.is_late and not session.is_gone:
                 await self._refuse(stanza, *_join_error(exc))
-            log.info("not entered", room=str(stanza.to.bare), reason=str(exc))
         finally:
             self._entering.discard((stanza.sender, stanza.to.bare))
 
     async def _enter_in_time(self, stanza: Stanza, target: Room, session: Session) -> None:
-        limit = inbound.history_limit(
-            stanza,
-            default=self._limits.history_messages,
-            maximum=self._limits.history_messages_max,
-        )
-        async with asyncio.TaskGroup() as group:
-            late = group.create_task(self._tell_late(stanza, session))
-            room = self._room(await self._listener.find_room(target.room))
-            async with room.lock:
-                await self._names.load(room)
-                self._check_nickname(room, session)
-                before = room.sessions.get(session.address)
-                session.was_in = before is not None and before.is_in
-                if before is not None and before.entered_by != session.entered_by:
-                    self._places.pop((before.address, before.entered_by), None)
-                self._register(room, session)
-            view = await self._listener.enter(
-                address=str(session.address.bare),
-                target=target.room,
-                nickname=stanza.to.resource,
-                history_limit=limit,
-            )
-            late.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                late = group.create_task(self._tell_late(stanza, session))
+                room = await self._register_entering(target, session)
+                view = await self._listener.enter(
+                    address=str(session.address.bare),
+                    target=target.room,
+                    nickname=stanza.to.resource,
+                    history_limit=inbound.history_limit(
+                        stanza,
+                        default=self._limits.history_messages,
+                        maximum=self._limits.history_messages_max,
+                    ),
+                )
+                late.cancel()
+        except ExceptionGroup as failed:
+            raise _first(failed) from failed
         async with room.lock:
             room.members = {m.user_id: m for m in view.members}
             room.power = view.power
@@ -210,6 +203,19 @@ class RoomService:
                 await self._invite_late(room, session, view)
             elif not session.is_gone:
                 await self._admit(stanza, room, session, view)
+
+    async def _register_entering(self, target: Room, session: Session) -> ServedRoom:
+        """Steps 1 and 2."""
+        room = self._room(await self._listener.find_room(target.room))
+        async with room.lock:
+            await self._names.load(room)
+            self._check_nickname(room, session)
+            before = room.sessions.get(session.address)
+            session.was_in = before is not None and before.is_in
+            if before is not None and before.entered_by != session.entered_by:
+                self._places.pop((before.address, before.entered_by), None)
+            self._register(room, session)
+        return room
 
     def _check_nickname(self, room: ServedRoom, session: Session) -> None:
         """Step 1. A name that a Matrix member has is given up by them later."""
@@ -266,6 +272,7 @@ class RoomService:
                 *history.past(room, session, view, not_before_ms=not_before),
                 history.subject(room, session, view),
                 *(xml for at, xml in session.waiting if at > session.since_position),
+                *self._removal(room, session, own),
             ]
         )
         if session.is_flooded:
@@ -282,6 +289,14 @@ class RoomService:
             await self._tell_others(room, session, lambda s: [presence.arrival(s, own, name)])
         if is_new:
             await self._tell_how_to_leave(session, view)
+
+    def _removal(
+        self, room: ServedRoom, session: Session, own: outbound.Occupant
+    ) -> list[ET.Element]:
+        """Who was removed while entering is shown it after all the rest."""
+        if session.removal is None or not session.is_removed:
+            return []
+        return self._showing.leaving(room, session.removal, own, [session])(session)
 
     async def _take_nickname(
         self, room: ServedRoom, session: Session, user_id: UserId, mates: Sequence[Session]
@@ -382,7 +397,6 @@ class RoomService:
             await self._remove(room, session)
             if not session.is_in:
                 return
-            await self._names.load(room)
             user_id = self._people.user_of(client)
             own = self._people.occupant(room, user_id, session.nickname)
             gone: list[ET.Element] = []
@@ -498,10 +512,13 @@ class RoomService:
             return
         async with room.lock:
             await self._names.load(room)
-            await self._remove(room, session)
             user_id = self._people.user_of(session.address)
             nickname = room.nicknames.get(user_id)
-            if session.was_in and nickname is not None and not room.sessions_of(session.address):
+            await self._remove(room, session)
+            if nickname is None or room.sessions_of(session.address):
+                return
+            await self._names.forget(room, user_id)
+            if session.was_in:
                 own = self._people.occupant(room, user_id, nickname)
                 await self._tell_others(room, session, lambda s: [presence.departure(s, own)])
 
@@ -540,9 +557,9 @@ def _logged_refusal() -> Iterator[None]:
         log.warning("stanza not sent", reason=exc.reason, rule=exc.rule)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    exc: BaseException = group
-    while isinstance(exc, BaseExceptionGroup):
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    exc: Exception = group
+    while isinstance(exc, ExceptionGroup):
         exc = exc.exceptions[0]
     return exc
 

@@ -1,0 +1,140 @@
+"""Presence subscriptions, and what becomes of stanzas that are no messages."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.adapters.xmpp.addresses import AddressBook
+from bridge.adapters.xmpp.direct import Direct
+from bridge.content.model import Message
+from bridge.errors import Unavailable
+from bridge.ids import EventId, ServerName, TraceId, UserId
+from bridge.ports.chat import DirectMessage
+from bridge.storage.database import Database
+from tests.support.clock import FakeClock
+from tests.support.listener import ScriptedListener
+from tests.support.wire import RecordingWire, brief, incoming
+
+ALICE = UserId("@alice:m.example")
+GHOST = "alice%m.example@gw.test"
+
+
+class World:
+    def __init__(self, database: Database, clock: FakeClock) -> None:
+        book = AddressBook(component="gw.test", server=ServerName("gw.test"))
+        self.clock = clock
+        self.wire = RecordingWire()
+        self.listener = ScriptedListener()
+        self.direct = Direct(
+            adapter="xmpp",
+            wire=self.wire,
+            database=database,
+            listener=self.listener,
+            jid_of=book.jid_of,
+            bot=book.bot_jid,
+            clock=clock,
+            new_trace=lambda: TraceId("trace"),
+        )
+
+    async def presence(self, type: str) -> list[str]:
+        stanza = incoming(f"<presence from='romeo@a.test/x' to='{GHOST}' type='{type}'/>")
+        await self.direct.on_presence(stanza, ALICE)
+        return [brief(xml) for xml in self.wire.take()]
+
+    async def message(self, rest: str) -> list[str]:
+        stanza = incoming(f"<message from='romeo@a.test/x' to='{GHOST}' {rest}</message>")
+        await self.direct.on_message(stanza, ALICE)
+        return [brief(xml) for xml in self.wire.take()]
+
+
+@pytest.fixture
+async def world(sqlite_database: Database, clock: FakeClock) -> World:
+    return World(sqlite_database, clock)
+
+
+ANSWER = f"{GHOST} > romeo@a.test"
+
+
+async def test_a_subscription_is_granted_and_asked_for_in_return(world: World) -> None:
+    assert await world.presence("subscribe") == [
+        f"presence subscribed {ANSWER}",
+        f"presence - {ANSWER}",
+        f"presence subscribe {ANSWER}",
+    ]
+
+
+async def test_who_sees_us_and_is_seen_is_not_asked_again(world: World) -> None:
+    await world.presence("subscribe")
+    assert await world.presence("subscribed") == []
+    assert await world.presence("subscribe") == [
+        f"presence subscribed {ANSWER}",
+        f"presence - {ANSWER}",
+    ]
+
+
+async def test_a_probe_is_answered_from_the_table_and_never_by_unsubscribed(
+    world: World,
+) -> None:
+    assert await world.presence("probe") == [f"presence unavailable {ANSWER}/x"]
+    await world.presence("subscribe")
+    assert await world.presence("probe") == [f"presence - {ANSWER}/x"]
+
+
+async def test_an_ended_subscription_is_confirmed_and_forgotten(world: World) -> None:
+    await world.presence("subscribe")
+    assert await world.presence("unsubscribe") == [
+        f"presence unsubscribed {ANSWER}",
+        f"presence unavailable {ANSWER}",
+    ]
+    assert await world.presence("probe") == [f"presence unavailable {ANSWER}/x"]
+
+
+@pytest.mark.parametrize("type", ["unavailable", "error", "nonsense"])
+async def test_other_presence_is_not_answered(world: World, type: str) -> None:
+    assert await world.presence(type) == []
+
+
+async def test_a_message_without_an_id_gets_one(world: World) -> None:
+    await world.message("type='chat'><body>hi</body>")
+    assert world.listener.accepted.get_nowait().stanza_id == "trace"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "type='chat'><composing xmlns='http://jabber.org/protocol/chatstates'/>",
+        "type='chat'><received xmlns='urn:xmpp:receipts' id='1'/><body>x</body>",
+        "type='error' id='unknown'><body>x</body>",
+    ],
+)
+async def test_what_is_no_message_is_not_taken_for_one(world: World, rest: str) -> None:
+    assert await world.message(rest) == []
+    assert world.listener.accepted.empty()
+
+
+async def test_a_group_message_to_a_person_is_refused(world: World) -> None:
+    (answer,) = await world.message("type='groupchat'><body>x</body>")
+    assert answer.endswith("service-unavailable")
+
+
+async def test_what_cannot_be_stored_now_is_answered_so(world: World) -> None:
+    world.listener.failures["accept"] = Unavailable("the database is away")
+    (answer,) = await world.message("type='chat' id='1'><body>x</body>")
+    assert answer.endswith("resource-constraint")
+
+
+async def test_a_late_delivery_says_when_it_was_written(world: World) -> None:
+    async def deliver(at_ms: int) -> bool:
+        message = DirectMessage(
+            to="romeo@a.test",
+            sender=ALICE,
+            event_id=EventId("$e"),
+            at_ms=at_ms,
+            message=Message(text="x"),
+        )
+        await world.direct.deliver(message, key="1", own_id="i")
+        (xml,) = world.wire.take()
+        return xml.find("{urn:xmpp:delay}delay") is not None
+
+    assert not await deliver(world.clock.now_ms())
+    assert await deliver(world.clock.now_ms() - 120_000)

@@ -1,0 +1,326 @@
+"""The room service over a recording wire: order, retries and races that a server rarely shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from bridge.adapters.xmpp.addresses import AddressBook, Room
+from bridge.adapters.xmpp.config import XmppLimits
+from bridge.adapters.xmpp.jid import Jid
+from bridge.adapters.xmpp.roomservice.occupants import MAX_WAITING, People
+from bridge.adapters.xmpp.roomservice.rooms import RoomDelivery, RoomService
+from bridge.errors import Refused, Unavailable
+from bridge.ids import RoomAlias, RoomId, ServerName, UserId
+from bridge.storage import nicknames, sessions
+from bridge.storage.database import Database
+from tests.support.clock import FakeClock, settle
+from tests.support.listener import ScriptedListener, ScriptedRoom
+from tests.support.wire import RecordingWire, brief, incoming
+
+DOMAIN = "gw.test"
+ALIAS = RoomAlias("#garden:m.example")
+ROOM = f"#garden%m.example@{DOMAIN}"
+ROOM_ID = RoomId("!abc:m.example")
+ALICE = UserId("@alice:m.example")
+ROMEO = UserId(f"@romeo=40a.test:{DOMAIN}")
+JULIET = UserId(f"@juliet=40a.test:{DOMAIN}")
+MUC = "<x xmlns='http://jabber.org/protocol/muc'/>"
+
+
+@dataclass
+class World:
+    database: Database
+    clock: FakeClock
+    wire: RecordingWire = field(default_factory=RecordingWire)
+    jobs: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.listener = ScriptedListener({"romeo@a.test": ROMEO, "juliet@a.test": JULIET})
+        self.garden = self.listener.room(
+            ScriptedRoom(room_id=ROOM_ID, alias=ALIAS, members={ALICE: "Alice"})
+        )
+        self.rooms = self.service()
+
+    def service(self) -> RoomService:
+        book = AddressBook(component=DOMAIN, server=ServerName(DOMAIN))
+        return RoomService(
+            wire=self.wire,
+            database=self.database,
+            listener=self.listener,
+            people=People(book),
+            domain=DOMAIN,
+            bot=Jid("isthmus", DOMAIN),
+            clock=self.clock,
+            limits=XmppLimits(joins=2),
+            spawn=self.jobs.append,
+        )
+
+    async def presence(self, who: str, nickname: str, inner: str = MUC, type: str = "") -> None:
+        kind = f" type='{type}'" if type else ""
+        stanza = incoming(f"<presence from='{who}' to='{ROOM}/{nickname}'{kind}>{inner}</presence>")
+        await self.rooms.on_presence(stanza, Room(room=ALIAS))
+
+    async def enter(self, who: str, nickname: str) -> list[str]:
+        await self.presence(who, nickname)
+        await self.jobs.pop()()
+        return [brief(xml) for xml in self.wire.take()]
+
+    async def deliver(self, delivery: RoomDelivery) -> list[str]:
+        await self.rooms.deliver(delivery, key="1", own_id="e.out.1")
+        return [brief(xml) for xml in self.wire.take()]
+
+
+@pytest.fixture
+async def world(sqlite_database: Database, clock: FakeClock) -> World:
+    return World(sqlite_database, clock)
+
+
+async def test_entering_shows_others_self_subject_and_the_way_out(world: World) -> None:
+    *shown, told = await world.enter("romeo@a.test/x", "Romeo")
+    assert shown == [
+        f"presence - {ROOM}/Alice > romeo@a.test/x",
+        f"presence - {ROOM}/Romeo > romeo@a.test/x 100 110",
+        f"message groupchat {ROOM} > romeo@a.test/x subject=Roses",
+    ]
+    assert told.startswith(f"message chat isthmus@{DOMAIN} > romeo@a.test body=You are now a")
+    assert told.endswith(f"leave {ROOM}")
+
+
+async def test_a_room_without_a_topic_still_ends_with_a_subject(world: World) -> None:
+    world.garden.topic = None
+    assert f"message groupchat {ROOM} > romeo@a.test/x subject=" in await world.enter(
+        "romeo@a.test/x", "Romeo"
+    )
+
+
+async def test_a_session_is_a_row_and_a_new_service_knows_it(world: World) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    world.rooms = world.service()
+    await world.rooms.load()
+    assert world.rooms.remembered() == [(Jid.parse("romeo@a.test/x"), Jid.parse(ROOM))]
+    assert await world.deliver(world.garden.said(ALICE, "hi")) == [
+        f"message groupchat {ROOM}/Alice > romeo@a.test/x body=hi"
+    ]
+
+
+async def test_what_came_with_the_join_is_not_shown_again(world: World) -> None:
+    old = world.garden.said(ALICE, "old")
+    await world.enter("romeo@a.test/x", "Romeo")
+    assert await world.deliver(old) == []
+
+
+async def test_a_kick_is_shown_again_when_its_fence_was_lost_and_then_ends_the_session(
+    world: World,
+) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    kick = world.garden.went(ROMEO, by=ALICE, reason="out")
+    world.wire.lost_fences = 1
+    shown = f"presence unavailable {ROOM}/Romeo > romeo@a.test/x 110 307"
+    with pytest.raises(Unavailable):
+        await world.deliver(kick)
+    assert [brief(xml) for xml in world.wire.take()] == [shown]
+    assert await world.deliver(kick) == [shown]
+    assert await world.deliver(kick) == []
+    assert world.rooms.remembered() == []
+    assert await world.database.read(sessions.list_all) == []
+    assert await world.database.read(lambda tx: nicknames.find(tx, ROOM_ID, ROMEO)) is None
+
+
+async def test_an_old_departure_does_not_end_a_session_that_came_after_it(world: World) -> None:
+    left = world.garden.went(ROMEO)
+    await world.enter("romeo@a.test/x", "Romeo")
+    assert await world.deliver(left) == []
+    assert world.rooms.is_occupant(Jid.parse("romeo@a.test/x"), Jid.parse(f"{ROOM}/Romeo"))
+
+
+async def test_whoever_is_kicked_while_entering_sees_it_and_is_out(world: World) -> None:
+    world.listener.gate = asyncio.Event()
+    await world.presence("romeo@a.test/x", "Romeo")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_run(world.jobs.pop()))
+        await world.listener.at_gate.wait()
+        position = world.garden.position
+        world.garden.members[ROMEO] = "Romeo"
+        await world.rooms.deliver(world.garden.came(ROMEO, "Romeo"), key="1", own_id="i")
+        await world.rooms.deliver(world.garden.went(ROMEO, by=ALICE), key="2", own_id="i")
+        world.garden.position = position
+        world.listener.gate.set()
+    shown = [brief(xml) for xml in world.wire.take()]
+    assert shown[-2:] == [
+        f"message groupchat {ROOM} > romeo@a.test/x subject=Roses",
+        f"presence unavailable {ROOM}/Romeo > romeo@a.test/x 110 307",
+    ]
+    assert world.rooms.remembered() == []
+    assert await world.database.read(sessions.list_all) == []
+
+
+async def _run(job: Callable[[], Awaitable[None]]) -> None:
+    await job()
+
+
+async def test_whoever_goes_away_while_entering_leaves_nothing_behind(world: World) -> None:
+    world.listener.gate = asyncio.Event()
+    await world.presence("romeo@a.test/x", "Romeo")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_run(world.jobs.pop()))
+        await world.listener.at_gate.wait()
+        await world.presence("romeo@a.test/x", "Romeo", inner="", type="unavailable")
+        world.listener.gate.set()
+    assert world.wire.take() == []
+    assert world.rooms.remembered() == []
+
+
+async def test_too_much_live_traffic_while_entering_ends_the_attempt(world: World) -> None:
+    world.listener.gate = asyncio.Event()
+    await world.presence("romeo@a.test/x", "Romeo")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_run(world.jobs.pop()))
+        await world.listener.at_gate.wait()
+        for _ in range(MAX_WAITING + 5):
+            await world.rooms.deliver(world.garden.said(ALICE, "x"), key="1", own_id="i")
+        world.listener.gate.set()
+    assert "remote-server-timeout" in brief(world.wire.take()[-1])
+    assert world.rooms.remembered() == []
+
+
+async def test_a_slow_join_is_answered_goes_on_and_ends_in_an_invitation(world: World) -> None:
+    world.listener.gate = asyncio.Event()
+    await world.presence("romeo@a.test/x", "Romeo")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_run(world.jobs.pop()))
+        await world.listener.at_gate.wait()
+        await world.clock.advance(19)
+        assert world.wire.take() == []
+        await world.clock.advance(2)
+        (late,) = world.wire.take()
+        assert brief(late).endswith("remote-server-timeout")
+        world.listener.gate.set()
+    (invited,) = world.wire.take()
+    assert (invited.get("from"), invited.get("to")) == (ROOM, "romeo@a.test")
+    assert world.rooms.remembered() == []
+
+
+async def test_only_so_many_enter_at_the_same_time(world: World) -> None:
+    for name in ("a", "b", "c"):
+        await world.presence(f"{name}@a.test/x", name)
+    assert len(world.jobs) == 2
+    assert [brief(xml) for xml in world.wire.take()] == [
+        f"presence error {ROOM}/c > c@a.test/x resource-constraint"
+    ]
+
+
+async def test_a_second_request_while_entering_is_one_request(world: World) -> None:
+    await world.presence("romeo@a.test/x", "Romeo")
+    await world.presence("romeo@a.test/x", "Romeo")
+    assert len(world.jobs) == 1
+
+
+async def test_presence_without_a_join_is_not_a_join(world: World) -> None:
+    await world.presence("romeo@a.test/x", "Romeo", inner="")
+    assert world.jobs == []
+    assert brief(world.wire.take()[0]).endswith("not-acceptable")
+
+
+async def test_a_client_that_enters_anew_sees_everything_and_the_others_nothing(
+    world: World,
+) -> None:
+    await world.enter("juliet@a.test/x", "Juliet")
+    await world.enter("romeo@a.test/x", "Romeo")
+    again = await world.enter("romeo@a.test/x", "Romeo")
+    assert f"presence - {ROOM}/Romeo > romeo@a.test/x 100 110" in again
+    assert all("juliet@a.test/x" not in line for line in again)
+
+
+async def test_a_client_that_may_not_enter_anew_is_out_for_the_others(world: World) -> None:
+    await world.enter("juliet@a.test/x", "Juliet")
+    await world.enter("romeo@a.test/x", "Romeo")
+    world.listener.failures["enter"] = Refused("banned", rule="banned")
+    assert await world.enter("romeo@a.test/x", "Romeo") == [
+        f"presence unavailable {ROOM}/Romeo > juliet@a.test/x",
+        f"presence error {ROOM}/Romeo > romeo@a.test/x forbidden",
+    ]
+
+
+async def test_an_offline_member_does_not_keep_a_nickname(world: World) -> None:
+    await world.enter("romeo@a.test/x", "Lover")
+    await world.presence("romeo@a.test/x", "Lover", inner="", type="unavailable")
+    world.wire.take()
+    shown = await world.enter("juliet@a.test/x", "Lover")
+    assert f"presence - {ROOM}/Lover > juliet@a.test/x 100 110" in shown
+    shown = await world.enter("romeo@a.test/x", "Lover")
+    assert shown == [f"presence error {ROOM}/Lover > romeo@a.test/x conflict"]
+
+
+async def test_members_without_a_session_are_not_shown_as_occupants(world: World) -> None:
+    world.garden.members[JULIET] = "Juliet"
+    shown = await world.enter("romeo@a.test/x", "Romeo")
+    assert all("Juliet" not in line for line in shown)
+    assert await world.deliver(world.garden.came(JULIET, "Juliet")) == []
+
+
+async def test_members_with_the_same_name_are_told_apart_and_keep_their_names(
+    world: World,
+) -> None:
+    bob, other = UserId("@bob:m.example"), UserId("@bob:n.example")
+    await world.enter("romeo@a.test/x", "Romeo")
+    first = await world.deliver(world.garden.came(bob, "Bob"))
+    second = await world.deliver(world.garden.came(other, "Bob"))
+    assert first == [f"presence - {ROOM}/Bob > romeo@a.test/x"]
+    assert second == [f"presence - {ROOM}/Bob (n.example) > romeo@a.test/x"]
+    await world.deliver(world.garden.went(bob))
+    assert await world.deliver(world.garden.came(other, "Bob")) == []
+
+
+async def test_a_message_that_bounces_ends_the_session_and_other_errors_do_not(
+    world: World,
+) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+
+    async def error(condition: str) -> None:
+        stanza = incoming(
+            f"<message type='error' from='romeo@a.test/x' to='{ROOM}/Alice'><error type='cancel'>"
+            f"<{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+        )
+        await world.rooms.on_message(stanza, lambda stanza, room_id: asyncio.sleep(0))
+
+    await error("feature-not-implemented")
+    assert len(world.rooms.remembered()) == 1
+    await error("recipient-unavailable")
+    assert world.rooms.remembered() == []
+    assert world.wire.take() == []
+
+
+async def test_a_delivery_while_disconnected_is_tried_again(world: World) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    world.wire.is_up = False
+    message = world.garden.said(ALICE, "later")
+    with pytest.raises(Unavailable):
+        await world.deliver(message)
+    world.wire.is_up = True
+    assert len(await world.deliver(message)) == 1
+
+
+async def test_an_entry_that_breaks_off_with_the_connection_leaves_no_session(
+    world: World,
+) -> None:
+    world.listener.gate = asyncio.Event()
+    await world.presence("romeo@a.test/x", "Romeo")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_expect_unavailable(world.jobs.pop()))
+        await world.listener.at_gate.wait()
+        world.wire.is_up = False
+        world.listener.gate.set()
+        await settle()
+    assert world.rooms.remembered() == []
+    world.wire.is_up = True
+    world.listener.gate = None
+    assert len(await world.enter("romeo@a.test/x", "Romeo")) == 4
+
+
+async def _expect_unavailable(job: Callable[[], Awaitable[None]]) -> None:
+    with pytest.raises(Unavailable):
+        await job()
