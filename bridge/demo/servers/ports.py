@@ -34,10 +34,15 @@ def _highest() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether the kernel would give us this port on loopback now."""
+    """Whether a server could listen on this port on loopback now.
+
+    As servers do, it does not mind connections that are over and only remembered (TIME_WAIT).
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((_LOOPBACK, port))
+            probe.listen(1)
         except OSError:
             return False
     return True
