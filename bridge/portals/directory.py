@@ -93,6 +93,7 @@ class Directory:
             and written_ms <= found.closed_ms
         ):
             raise Refused(f"{user_id} has refused the invitation", rule="invite-refused")
+        await self._check_exists(user_id)
         previous = "" if found is None else found.room_id or ""
         key = hashlib.sha256(f"{address}|{user_id}|{previous}".encode()).hexdigest()[:32]
         room_id = await self._backend.open_direct(
@@ -103,6 +104,15 @@ class Directory:
         )
         await self.bind_direct(address=address, user_id=user_id, room_id=room_id)
         return room_id
+
+    async def _check_exists(self, user_id: UserId) -> None:
+        """Some servers take invites of users whom they do not have, and nobody ever comes."""
+        try:
+            await self._backend.profile(user_id)
+        except NotFound as exc:
+            raise NotFound(f"there is no {user_id}") from exc
+        except Refused:
+            return  # Profiles are not shown to strangers there.
 
     async def _is_alive(self, room_id: RoomId, ghost: UserId, user_id: UserId) -> bool:
         try:

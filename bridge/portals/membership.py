@@ -23,6 +23,7 @@ from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
 
+_JOIN_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 10.0)
 ENCRYPTED_TEXT = (
     "This chat is encrypted, and {address} is on XMPP: the gateway between us cannot read what you "
     "write here, so nothing of it is delivered. I have invited you to another chat without "
@@ -89,11 +90,20 @@ class Membership:
         await self._invite_address(event, address)
 
     async def _join(self, user_id: UserId, room_id: RoomId, via: list[ServerName]) -> bool:
-        try:
-            await self._backend.join(user_id=user_id, room_id=room_id, via=via)
-        except (Refused, NotFound) as exc:
-            log.warning("an invite could not be accepted", room_id=room_id, reason=exc.reason)
-            return False
+        """An invite reaches us before the inviter's server has stored it, so that a first join may
+        be refused: it is tried again."""
+        for pause_s in (*_JOIN_PAUSES_S, None):
+            try:
+                await self._backend.join(user_id=user_id, room_id=room_id, via=via)
+            except (Refused, NotFound) as exc:
+                if pause_s is None:
+                    log.warning(
+                        "an invite could not be accepted", room_id=room_id, reason=exc.reason
+                    )
+                    return False
+                await self._clock.sleep(pause_s)
+            else:
+                break
         return True
 
     async def adopt_direct(self, event: RoomEvent, *, address: str, user_id: UserId) -> None:
