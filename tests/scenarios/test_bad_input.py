@@ -3,7 +3,6 @@ and afterwards everything goes on."""
 
 from __future__ import annotations
 
-import asyncio
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Any
@@ -82,16 +81,9 @@ async def chat(
         room=room,
         eve_address=gateway.address(eve),
     )
-    await scene_is_ready(scene, ghost)
-    return scene
-
-
-async def scene_is_ready(scene: Chat, ghost: UserId) -> None:
-    """The ghost has joined: the peer was told before its first good message."""
-    async with asyncio.timeout(15):
-        while scene.gateway.memberships(ghost).get(scene.room.room_id) != "join":
-            await asyncio.sleep(0.05)
+    await gateway.see_membership(ghost, room.room_id, "join")
     await scene.still_works()
+    return scene
 
 
 # --- events ---------------------------------------------------------------------------------------

@@ -216,6 +216,14 @@ class Gateway(Isthmus):
         rows = self.query("SELECT room_id, membership FROM memberships WHERE user_id = ?", user_id)
         return {str(room): str(membership) for room, membership in rows}
 
+    async def see_membership(
+        self, user_id: str, room_id: str, membership: str, *, timeout_s: float = 15.0
+    ) -> None:
+        """Until it knows of this membership."""
+        async with asyncio.timeout(timeout_s):
+            while self.memberships(user_id).get(room_id) != membership:
+                await asyncio.sleep(0.05)
+
     # --- signatures ----------------------------------------------------------------------------
 
     @property
