@@ -23,11 +23,11 @@ from bridge.adapters.xmpp.inbound import Stanza
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.lanes import StanzaLanes
 from bridge.adapters.xmpp.namespaces import MUC, PING, add
-from bridge.adapters.xmpp.roomservice.occupants import People
+from bridge.adapters.xmpp.roomservice.occupants import People, Session
 from bridge.adapters.xmpp.roomservice.rooms import RoomService
 from bridge.adapters.xmpp.stream import Received
 from bridge.clock import Clock
-from bridge.errors import BadInput, NotFound, Refused, Unavailable
+from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
 from bridge.ids import RoomAlias, RoomId, ServerName, TraceId, UserId
 from bridge.ports.chat import (
     BotNotice,
@@ -119,6 +119,7 @@ class XmppAdapter:
             self._on_stanza,
             per_lane=settings.limits.lane_stanzas,
             total=settings.limits.inbound_stanzas,
+            beside=settings.limits.beside,
         )
         people = People(self._book)
         self._rooms = RoomService(
@@ -142,7 +143,13 @@ class XmppAdapter:
             clock=clock,
             new_trace=self._new_trace,
         )
-        self._disco = Disco(listener=listener, rooms=self._rooms, people=people, table=commands)
+        self._disco = Disco(
+            listener=listener,
+            rooms=self._rooms,
+            people=people,
+            table=commands,
+            timeout_s=settings.limits.lookup_timeout_s,
+        )
         self._pings: dict[str, tuple[Jid, asyncio.Future[bool]]] = {}
         self._reconnected = asyncio.Event()
         self._is_loaded = False
@@ -193,7 +200,10 @@ class XmppAdapter:
         while True:
             received = await self._connection.receive()
             if not await self._lanes.put(_lane(received), received):
-                self._lanes.spawn(partial(self._refuse_received, received, "resource-constraint"))
+                try:
+                    await self._refuse_received(received, "resource-constraint")
+                except IsthmusError as exc:
+                    log.info("stanza dropped", reason=exc.reason)
 
     async def _on_stanza(self, received: Received) -> None:
         if received.flaw is not None:
@@ -248,7 +258,8 @@ class XmppAdapter:
             case Room():
                 reason = inbound.declined_reason(stanza)
                 if reason is not None and stanza.type != "error":
-                    self._lanes.spawn(partial(self._decline, stanza, where, reason))
+                    if not self._lanes.spawn(partial(self._decline, stanza, where, reason)):
+                        await self._refuse(stanza, "resource-constraint")
                 else:
                     await self._rooms.on_message(stanza, self._accept)
 
@@ -266,10 +277,11 @@ class XmppAdapter:
         )
 
     async def _decline(self, stanza: Stanza, where: Room, reason: str) -> None:
-        room_id = await self._listener.find_room(where.room)
-        await self._listener.leave(
-            address=str(stanza.sender.bare), room_id=room_id, reason=reason or None
-        )
+        async with asyncio.timeout(self._limits.join_deadline_s):
+            room_id = await self._listener.find_room(where.room)
+            await self._listener.leave(
+                address=str(stanza.sender.bare), room_id=room_id, reason=reason or None
+            )
 
     async def _refuse_received(self, received: Received, condition: str, text: str = "") -> None:
         stanza = inbound.read_stanza(received.element)
@@ -293,16 +305,18 @@ class XmppAdapter:
         while True:
             await self._reconnected.wait()
             self._reconnected.clear()
-            for client, room in self._rooms.remembered():
+            for session in self._rooms.remembered():
+                while not self._lanes.spawn(partial(self._check_session, session)):
+                    await self._clock.sleep(1)
+                await self._clock.sleep(1 / self._limits.session_pings_per_s)
                 if self._reconnected.is_set():
                     break
-                self._lanes.spawn(partial(self._check_session, client, room))
-                await self._clock.sleep(1 / self._limits.session_pings_per_s)
 
-    async def _check_session(self, client: Jid, room: Jid) -> None:
+    async def _check_session(self, session: Session) -> None:
+        client, room = session.address, session.entered_by
         if not await self._is_there(client, room):
             log.info("session gone", room=str(room), client=str(client))
-            await self._rooms.end_session(client, room)
+            await self._rooms.end_session(client, room, only=session)
 
     async def _is_there(self, client: Jid, room: Jid) -> bool:
         """Pings a client from the room. Unavailable when we cannot ask."""

@@ -25,6 +25,10 @@ class XmppLimits(BaseModel):
     """Waiting stanzas; at this number we stop reading from the XMPP server."""
     lane_stanzas: Positive = 300
     """Waiting stanzas of one chat; further ones get `resource-constraint`."""
+    beside: Positive = 500
+    """What may go on beside the lanes: people entering, checks of sessions, declined invites."""
+    lookup_timeout_s: PositiveSeconds = 20
+    """For questions that are answered by asking another server."""
     joins: Positive = 64
     """People entering rooms at the same time."""
     members_shown: Positive = 500

@@ -276,7 +276,7 @@ class Connection:
         except TimeoutError:
             stream.kill()
             return Closed(condition="connection-timeout", text="no answer in time")
-        except OSError as exc:
+        except (OSError, UnicodeError) as exc:
             return Closed(condition="", text=str(exc))
         except BaseException:
             stream.kill()

@@ -8,6 +8,7 @@ Spec: XEP-0030; XEP-0045, 6; XEP-0054; XEP-0092; XEP-0128; XEP-0199; XEP-0410.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
@@ -54,13 +55,22 @@ class Disco:
         rooms: RoomService,
         people: People,
         table: CommandTable | None,
+        timeout_s: float,
     ) -> None:
         self._listener = listener
         self._rooms = rooms
         self._people = people
         self._table = table
+        self._timeout_s = timeout_s
 
     async def answer(self, request: Stanza, where: Bot | Person | Room) -> ET.Element:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._answer(request, where)
+        except TimeoutError:
+            return outbound.error_for(request, "remote-server-timeout")
+
+    async def _answer(self, request: Stanza, where: Bot | Person | Room) -> ET.Element:
         try:
             payload = payload_of(request)
         except BadInput as exc:

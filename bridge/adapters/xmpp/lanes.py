@@ -1,7 +1,8 @@
 """Incoming stanzas in order: one worker per chat, retired when it has nothing left.
 
-Bounded twice: a full lane refuses (the sender is told), a full house makes `put` wait (and then we
-stop reading from the XMPP server). What a stanza does beside its lane goes through `spawn`.
+Bounded three times: a full lane refuses (the sender is told), a full house makes `put` wait (and
+then we stop reading from the XMPP server), and what a stanza does beside its lane (`spawn`) is
+counted, too.
 """
 
 from __future__ import annotations
@@ -22,13 +23,20 @@ class StanzaLanes:
     """`work` answers errors itself; what it raises is logged and ends one stanza only."""
 
     def __init__(
-        self, work: Callable[[Received], Awaitable[None]], *, per_lane: int, total: int
+        self,
+        work: Callable[[Received], Awaitable[None]],
+        *,
+        per_lane: int,
+        total: int,
+        beside: int,
     ) -> None:
         self._work = work
         self._per_lane = per_lane
         self._total = total
         self._lanes: dict[str, deque[Received]] = {}
-        self._waiting = 0
+        self._beside = beside
+        self._in_hand = 0
+        self._running_beside = 0
         self._has_room = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
 
@@ -42,7 +50,7 @@ class StanzaLanes:
 
     async def put(self, key: str, received: Received) -> bool:
         """False: this lane is full."""
-        while self._waiting >= self._total:
+        while self._in_hand >= self._total:
             self._has_room.clear()
             await self._has_room.wait()
         lane = self._lanes.get(key)
@@ -55,22 +63,30 @@ class StanzaLanes:
                 return False
             self._lanes[key] = deque([received])
             self._group.create_task(self._empty(key))
-        self._waiting += 1
+        self._in_hand += 1
         return True
 
-    def spawn(self, job: Callable[[], Awaitable[None]]) -> None:
-        """Runs beside the lanes. The caller bounds how many."""
-        if self._group is not None:
-            self._group.create_task(_guarded(job))
+    def spawn(self, job: Callable[[], Awaitable[None]]) -> bool:
+        """Runs beside the lanes. False: too much does already."""
+        if self._group is None or self._running_beside >= self._beside:
+            return False
+        self._running_beside += 1
+        self._group.create_task(self._run_beside(job))
+        return True
+
+    async def _run_beside(self, job: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await _guarded(job)
+        finally:
+            self._running_beside -= 1
 
     async def _empty(self, key: str) -> None:
         lane = self._lanes[key]
         try:
             while lane:
-                received = lane.popleft()
-                self._waiting -= 1
+                await _guarded(partial(self._work, lane.popleft()))
+                self._in_hand -= 1
                 self._has_room.set()
-                await _guarded(partial(self._work, received))
         finally:
             del self._lanes[key]
 

@@ -56,8 +56,12 @@ class World:
             bot=Jid("isthmus", DOMAIN),
             clock=self.clock,
             limits=XmppLimits(joins=2),
-            spawn=self.jobs.append,
+            spawn=self.spawn,
         )
+
+    def spawn(self, job: Callable[[], Awaitable[None]]) -> bool:
+        self.jobs.append(job)
+        return True
 
     async def presence(self, who: str, nickname: str, inner: str = MUC, type: str = "") -> None:
         kind = f" type='{type}'" if type else ""
@@ -101,7 +105,8 @@ async def test_a_session_is_a_row_and_a_new_service_knows_it(world: World) -> No
     await world.enter("romeo@a.test/x", "Romeo")
     world.rooms = world.service()
     await world.rooms.load()
-    assert world.rooms.remembered() == [(Jid.parse("romeo@a.test/x"), Jid.parse(ROOM))]
+    (session,) = world.rooms.remembered()
+    assert (str(session.address), str(session.entered_by)) == ("romeo@a.test/x", ROOM)
     assert await world.deliver(world.garden.said(ALICE, "hi")) == [
         f"message groupchat {ROOM}/Alice > romeo@a.test/x body=hi"
     ]
@@ -292,6 +297,19 @@ async def test_a_message_that_bounces_ends_the_session_and_other_errors_do_not(
     await error("recipient-unavailable")
     assert world.rooms.remembered() == []
     assert world.wire.take() == []
+
+
+async def test_a_check_that_failed_does_not_end_a_session_that_came_after_it(
+    world: World,
+) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    (checked,) = world.rooms.remembered()
+    await world.enter("romeo@a.test/x", "Romeo")
+    place = (checked.address, checked.entered_by)
+    await world.rooms.end_session(*place, only=checked)
+    assert len(world.rooms.remembered()) == 1
+    await world.rooms.end_session(*place, only=world.rooms.remembered()[0])
+    assert world.rooms.remembered() == []
 
 
 async def test_a_delivery_while_disconnected_is_tried_again(world: World) -> None:

@@ -56,7 +56,7 @@ from bridge.telemetry.log import get_logger
 log = get_logger("xmpp.rooms")
 
 RoomDelivery = RoomMessage | RoomMember | RoomSubject
-Spawn = Callable[[Callable[[], Awaitable[None]]], None]
+Spawn = Callable[[Callable[[], Awaitable[None]]], bool]
 
 GONE = frozenset(
     {
@@ -120,9 +120,9 @@ class RoomService:
             )
             self._register(self._room(row.room_id), session)
 
-    def remembered(self) -> Sequence[tuple[Jid, Jid]]:
-        """Client and room of every session, for the check after a reconnect."""
-        return [place for place, room in self._places.items() if room.sessions[place[0]].is_in]
+    def remembered(self) -> Sequence[Session]:
+        """Every client that is in a room, for the check after a reconnect."""
+        return [session for room in self._rooms.values() for session in room.present()]
 
     def room_of(self, session: Jid, entered_by: Jid) -> RoomId | None:
         """The room in which this client is under this address."""
@@ -157,11 +157,12 @@ class RoomService:
         place = (stanza.sender, stanza.to.bare)
         if place in self._entering:
             return
-        if len(self._entering) >= self._limits.joins:
-            await self._refuse(stanza, "resource-constraint", "Too many people are entering.")
-            return
         self._entering.add(place)
-        self._spawn(lambda: self._enter(stanza, target))
+        if len(self._entering) > self._limits.joins or not self._spawn(
+            lambda: self._enter(stanza, target)
+        ):
+            self._entering.discard(place)
+            await self._refuse(stanza, "resource-constraint", "Too many people are entering.")
 
     async def _enter(self, stanza: Stanza, target: Room) -> None:
         session = Session(
@@ -384,14 +385,26 @@ class RoomService:
                     presence.renaming(seen_by, old, new, is_self=seen_by in mates)
                 )
 
-    async def end_session(self, client: Jid, entered_by: Jid, *, is_polite: bool = False) -> None:
-        """The client went, or is gone: its session ends, its membership stays."""
+    async def end_session(
+        self,
+        client: Jid,
+        entered_by: Jid,
+        *,
+        is_polite: bool = False,
+        only: Session | None = None,
+    ) -> None:
+        """The client went, or is gone: its session ends, its membership stays.
+
+        `only`: unless it has entered anew since.
+        """
         room = self._places.get((client, entered_by))
         if room is None:
             return
         async with room.lock:
             session = room.sessions.get(client)
             if session is None or session.entered_by != entered_by:
+                return
+            if only is not None and session is not only:
                 return
             session.is_gone = True
             await self._remove(room, session)
