@@ -10,6 +10,7 @@ from collections.abc import Set
 from typing import Final
 
 from bridge.demo.people import MatrixFailed, MatrixPerson, SeenEvent
+from bridge.demo.view import View
 from bridge.errors import Unavailable
 
 _WAITING_EVENTS: Final = 200
@@ -19,8 +20,9 @@ _MOST_QUOTED: Final = 200
 class Host:
     """`known` are the user IDs that need no greeting."""
 
-    def __init__(self, person: MatrixPerson, *, gateway: str, known: Set[str]) -> None:
+    def __init__(self, person: MatrixPerson, *, gateway: str, known: Set[str], view: View) -> None:
         self._person = person
+        self._view = view
         self._gateway = gateway
         self._known = known
         self._events: asyncio.Queue[SeenEvent] = asyncio.Queue(_WAITING_EVENTS)
@@ -34,13 +36,13 @@ class Host:
         return user.partition(":")[2] == self._gateway and user not in self._known
 
     async def run(self) -> None:
-        """For ever. What a guest cannot be told is dropped: it is only a demo of manners."""
+        """For ever. Goes on when something is not possible."""
         while True:
             seen = await self._events.get()
             try:
                 await self._meet(seen)
-            except (MatrixFailed, Unavailable):
-                continue
+            except (MatrixFailed, Unavailable) as exc:
+                self._view.note(f"!! {exc.reason}")
 
     async def _meet(self, seen: SeenEvent) -> None:
         if seen.section == "invite":

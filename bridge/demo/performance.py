@@ -91,7 +91,12 @@ class Performance:
                 self._report(stage, conversation, begin)
                 if not self._once:
                     known = {cast.ghost_of(name) for name in cast.xmpp} | {cast.book.bot_id}
-                    host = Host(cast.matrix["alice"], gateway=cast.book.server, known=known)
+                    host = Host(
+                        cast.matrix["alice"],
+                        gateway=cast.book.server,
+                        known=known,
+                        view=self._view,
+                    )
                     watchers.append(group.create_task(host.run()))
                     self._invite_guests(stage)
                     await asyncio.Event().wait()
