@@ -38,6 +38,7 @@ from bridge.rooms.network import Json, Lookups
 from bridge.rooms.outside import Outside
 from bridge.rooms.restricted import find_voucher, needs_voucher
 from bridge.rooms.send import Sender
+from bridge.rooms.underway import Underway
 from bridge.rooms.verify import Verifier
 from bridge.rooms.visibility import check_in_room, check_server, visible_form
 
@@ -73,6 +74,7 @@ class Answers:
         outside: Outside,
         verifier: Verifier,
         lookups: Lookups,
+        underway: Underway,
         new_trace: Callable[[], TraceId],
     ) -> None:
         self._server_name = server_name
@@ -83,6 +85,7 @@ class Answers:
         self._outside = outside
         self._verifier = verifier
         self._lookups = lookups
+        self._underway = underway
         self._new_trace = new_trace
 
     # --- joins ------------------------------------------------------------------------------
@@ -96,6 +99,7 @@ class Answers:
     ) -> Json:
         """`{"room_version", "event"}`. Raises `IncompatibleVersion`."""
         await self._outside.note_versions(origin, versions)
+        await self._underway.settled(room_id, user_id)
         room = await self._open_room(origin, room_id)
         if room.version.id not in versions:
             raise IncompatibleVersion(room.version.id)
@@ -133,6 +137,7 @@ class Answers:
 
     async def make_leave(self, origin: ServerName, room_id: RoomId, user_id: UserId) -> Json:
         """`{"room_version", "event"}`."""
+        await self._underway.settled(room_id, user_id)
         room = await self._open_room(origin, room_id)
         return await self._template(origin, room, user_id, {"membership": "leave"})
 
@@ -185,7 +190,7 @@ class Answers:
         )
         if decision.verdict is not Verdict.ACCEPTED:
             raise Refused(decision.reason or "not allowed", rule=decision.rule)
-        return await self._states.event(pdu.event_id)
+        return await self._inside(pdu.event_id)
 
     # --- invites ----------------------------------------------------------------------------
 
@@ -301,9 +306,15 @@ class Answers:
         return room
 
     async def _event_of(self, room: Room, event_id: EventId) -> KnownEvent:
-        known = await self._states.event(event_id)
+        known = await self._inside(event_id)
         if known.pdu.room_id != room.room_id:
             raise NotFound(f"event {event_id} is not known in this room")
+        return known
+
+    async def _inside(self, event_id: EventId) -> KnownEvent:
+        known = (await self._states.events([event_id], place_matters=True)).get(event_id)
+        if known is None:
+            raise NotFound(f"event {event_id} is not known")
         return known
 
     async def _state_before(
@@ -334,7 +345,7 @@ class Answers:
 
         async def reach(event_ids: Iterable[EventId]) -> None:
             new = [one for one in event_ids if one not in reached and one not in stop]
-            for event_id, known in (await self._states.events(new)).items():
+            for event_id, known in (await self._states.events(new, place_matters=True)).items():
                 if known.outlier or known.pdu.room_id != room.room_id:
                     continue
                 if known.pdu.depth >= min_depth:

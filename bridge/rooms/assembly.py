@@ -23,6 +23,7 @@ from bridge.rooms.purge import Purger
 from bridge.rooms.query import RoomQueries
 from bridge.rooms.receive import Receiver
 from bridge.rooms.send import Sender
+from bridge.rooms.underway import Underway
 from bridge.rooms.verify import Verifier
 from bridge.storage.database import Database
 
@@ -75,6 +76,7 @@ def build_rooms(
     )
     acceptor = Acceptor(database=database, states=states, appender=appender, clock=clock)
     outside = Outside(server_name=server_name, database=database, verifier=verifier, clock=clock)
+    underway = Underway()
     return Rooms(
         sender=sender,
         creator=RoomCreator(
@@ -98,6 +100,7 @@ def build_rooms(
             verifier=verifier,
             keyring=keyring,
             peers=peers,
+            underway=underway,
             clock=clock,
         ),
         receiver=Receiver(
@@ -125,6 +128,7 @@ def build_rooms(
             outside=outside,
             verifier=verifier,
             lookups=lookups,
+            underway=underway,
             new_trace=make_trace,
         ),
         queries=RoomQueries(server_name=server_name, database=database, states=states),

@@ -36,6 +36,7 @@ from bridge.rooms.outside import Outside
 from bridge.rooms.restricted import find_voucher, needs_voucher
 from bridge.rooms.send import Sender
 from bridge.rooms.stripped import invite_state
+from bridge.rooms.underway import Underway
 from bridge.rooms.verify import MAX_KEYS_PER_SERVER, Verifier
 from bridge.storage import rooms as room_rows
 from bridge.storage import version_hints
@@ -67,6 +68,7 @@ class Handshake:
         verifier: Verifier,
         keyring: KeyRing,
         peers: Peers,
+        underway: Underway,
         clock: Clock,
     ) -> None:
         self._server_name = server_name
@@ -80,6 +82,7 @@ class Handshake:
         self._verifier = verifier
         self._keyring = keyring
         self._peers = peers
+        self._underway = underway
         self._clock = clock
         self._locks = RoomLocks()
 
@@ -378,16 +381,13 @@ class Handshake:
             room_id=room_id, type=MEMBER, sender=sender, content=content, state_key=target
         )
         invite, _ = await self._sender.build(room, draft)
-        answer = await self._peers.invite(
-            peer,
-            room_id,
-            invite.event_id,
-            invite.wire(),
-            room.version.id,
-            await invite_state(self._states, room, sender),
-        )
-        signed = await self._signed_by_invited(invite, peer, answer)
-        await self._append_invite(signed, peer, transaction_id, trace_id)
+        stripped = await invite_state(self._states, room, sender)
+        with self._underway.inviting(room_id, target):
+            answer = await self._peers.invite(
+                peer, room_id, invite.event_id, invite.wire(), room.version.id, stripped
+            )
+            signed = await self._signed_by_invited(invite, peer, answer)
+            await self._append_invite(signed, peer, transaction_id, trace_id)
 
     async def _signed_by_invited(self, invite: Pdu, peer: ServerName, answer: Json) -> Pdu:
         """Our event with the peer's valid signature beside ours."""
