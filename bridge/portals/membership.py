@@ -121,6 +121,9 @@ class Membership:
 
     async def refuse_encrypted(self, event: RoomEvent, *, address: str, user_id: UserId) -> None:
         """Says in plain words that the room is unreadable, and opens a readable one."""
+        for portal in await self._directory.of_room(event.room_id):
+            if portal.kind == DIRECT:
+                await self._directory.close(portal)
         await self._directory.bind_encrypted(
             address=address, user_id=user_id, room_id=event.room_id
         )
