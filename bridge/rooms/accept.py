@@ -7,6 +7,7 @@ Spec: S2S, checks on receipt of a PDU; soft failure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from bridge.clock import Clock
 from bridge.engine.pdu import Pdu
@@ -65,18 +66,15 @@ class Acceptor:
 
         async def attempt() -> Decision:
             room = await self._states.joined_room(room_id)
-            known = (await self._states.events([pdu.event_id])).get(pdu.event_id)
-            if known is not None and not known.outlier:
+            there, historic = await self._database.read(partial(_look_up, event_id=pdu.event_id))
+            if there is not None and not there.outlier:
                 if queued:
-                    await self._finish(pdu.event_id, _outcome(known.verdict, None))
-                return Decision(verdict=_verdict_of(known.verdict))
+                    await self._finish(pdu.event_id, _outcome(there.verdict, None))
+                return Decision(verdict=_verdict_of(there.verdict))
             state = before if before is not None else await self.state_before(room, pdu)
             decision = await self.judge(room, pdu, state)
             if refuses_soft_failure and decision.verdict is not Verdict.ACCEPTED:
                 return decision
-            historic = await self._database.read(
-                lambda tx: event_rows.has_children(tx, pdu.event_id)
-            )
             plan = self._appender.plan(room)
             if queued:
                 plan.also.append(lambda tx: tx.wake(DONE_TOPIC))
@@ -89,7 +87,7 @@ class Acceptor:
                 rule=decision.rule or None,
                 outgoing=outgoing,
                 historic=historic,
-                promoted=known is not None,
+                promoted=there is not None,
             )
             if before is not None:
                 plan.also.append(_note_gaps(room_id, pdu))
@@ -135,7 +133,7 @@ class Acceptor:
     async def missing_prev(self, pdu: Pdu) -> list[EventId]:
         """Previous events that are not inside the graph."""
         prev = list(dict.fromkeys(pdu.prev_events))
-        known = await self._states.events(prev)
+        known = await self._states.events(prev, place_matters=True)
         return [one for one in prev if one not in known or known[one].outlier]
 
     async def store_outliers(
@@ -199,6 +197,12 @@ class Acceptor:
             tx.wake(DONE_TOPIC)
 
         await self._database.write(unit)
+
+
+def _look_up(tx: Transaction, event_id: EventId) -> tuple[event_rows.EventRow | None, bool]:
+    """The event as it is stored, and whether something after it is known already."""
+    there = event_rows.find(tx, [event_id]).get(event_id)
+    return there, event_rows.has_children(tx, event_id)
 
 
 def in_auth_order(pdus: dict[EventId, Pdu]) -> list[Pdu]:

@@ -135,7 +135,10 @@ class GapFiller:
 
     async def _unknown(self, event_ids: Collection[EventId]) -> list[EventId]:
         wanted = list(dict.fromkeys(event_ids))
-        known = await self._database.read(lambda tx: event_rows.find_known(tx, wanted))
+        if len(wanted) > MAX_SINGLE_EVENTS:
+            there = await self._database.read(lambda tx: event_rows.find_known(tx, wanted))
+            return [one for one in wanted if one not in there]
+        known = await self._states.events(wanted)
         return [one for one in wanted if one not in known]
 
     # --- previous events --------------------------------------------------------------------

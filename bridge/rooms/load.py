@@ -256,14 +256,19 @@ class RoomStates:
     # --- events -----------------------------------------------------------------------------
 
     async def events(
-        self, event_ids: Iterable[EventId], fresh: Fresh | None = None
+        self,
+        event_ids: Iterable[EventId],
+        fresh: Fresh | None = None,
+        *,
+        place_matters: bool = False,
     ) -> dict[EventId, KnownEvent]:
-        """Those that we have."""
+        """Those that we have. `place_matters`: whether they are outliers is asked anew, because
+        another process may have given them their place in the graph."""
         found: dict[EventId, KnownEvent] = {}
         missing: list[EventId] = []
         for event_id in event_ids:
             known = (fresh or {}).get(event_id) or self._events.get(event_id)
-            if known is None:
+            if known is None or (place_matters and known.outlier):
                 missing.append(event_id)
             else:
                 found[event_id] = known
@@ -299,9 +304,7 @@ class RoomStates:
         return known
 
     def keep_event(self, known: KnownEvent) -> None:
-        # An outlier may still get its place in the graph, maybe by another process.
-        if not known.outlier:
-            self._events.put(known.pdu.event_id, known)
+        self._events.put(known.pdu.event_id, known)
 
     def forget_event(self, event_id: EventId) -> None:
         self._events.drop(event_id)
@@ -358,7 +361,9 @@ class RoomStates:
         snapshot = afters.get(event_id) or self._after.get(event_id)
         if snapshot is not None:
             return snapshot
-        known = await self.event(event_id)
+        known = (await self.events([event_id], place_matters=True)).get(event_id)
+        if known is None:
+            raise NotFound(f"event {event_id} is not known")
         snapshot = await self.before(known)
         if not known.is_rejected:
             snapshot = snapshot.with_event(known.pdu)

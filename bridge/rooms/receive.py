@@ -289,9 +289,6 @@ class Receiver:
             return False
         json = parse_json(row.json.encode(), max_bytes=2 * MAX_PDU_BYTES)
         pdu = Pdu.trusted(json, room.version, row.event_id)
-        known = (await self._states.events([pdu.event_id])).get(pdu.event_id)
-        if known is not None and not known.outlier:
-            return False
         checked = await self._verifier.check(pdu)
         await self._gaps.fill(room, checked, origin=row.origin, trace_id=row.trace_id)
         await self._acceptor.accept(row.room_id, checked, trace_id=row.trace_id, queued=True)

@@ -248,11 +248,13 @@ inbound_pdus = Table(
     Column("received_ms", BigInteger, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("next_attempt_ms", BigInteger, nullable=False),
-    # NULL while it waits; otherwise the answer for this PDU ("" means accepted or already known).
+    # NULL while it waits; otherwise why it was refused. What was accepted has no row.
     Column("outcome", Text),
     Column("trace_id", Text, nullable=False),
     UniqueConstraint("event_id"),
     Index(None, "room_id", "inbound_id"),
+    # What waits is found without looking at what was refused.
+    Index(None, "outcome"),
     sqlite_autoincrement=True,
 )
 """PDUs from transactions, stored before they are understood; one lane per room works them off."""
