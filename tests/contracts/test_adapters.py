@@ -79,3 +79,20 @@ async def test_a_user_of_another_server_is_no_ghost(
     _, addresses = MAKERS[adapter](sqlite_database, clock)
     assert addresses.address_of(UserId("@juliet=40capulet.lit:elsewhere.example")) is None
     assert addresses.address_of(UserId("@alice:gw.example")) is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "room"),
+    [
+        ("#garden%m.example@gw.example", "#garden:m.example"),
+        ("#garden\\3am.example@gw.example", "#garden:m.example"),
+        ("xmpp:%23garden%25m.example@gw.example?join", "#garden:m.example"),
+        ("!\\41b%m.example@gw.example", "!Ab:m.example"),
+        ("alice%m.example@gw.example", None),
+        ("#garden:m.example", None),
+        ("room@elsewhere.example", None),
+        ("", None),
+    ],
+)
+def test_a_room_is_understood_by_its_jid_and_its_link(typed: str, room: str | None) -> None:
+    assert XmppAddresses(domain="gw.example", server_name=SERVER).room_of(typed) == room

@@ -347,6 +347,40 @@ async def test_a_wrong_secret_is_said_in_plain_words(
         await task
 
 
+async def test_a_server_that_hangs_is_left_and_found_again(
+    sqlite_database: Database,
+) -> None:
+    server = make_prosody()
+    async with server:
+        limits = XmppLimits(keepalive_s=0.2, fence_timeout_s=0.5)
+        statuses: list[Status] = []
+        adapter = make_adapter(
+            server,
+            sqlite_database,
+            ScriptedListener(),
+            LeaveOnly(),
+            limits=limits,
+            statuses=statuses,
+        )
+        task = asyncio.get_running_loop().create_task(adapter.run())
+        async with asyncio.timeout(WAIT_S):
+            await adapter.wait_connected()
+            server.freeze()
+            while statuses[-1].state != "unreachable":
+                await asyncio.sleep(0.02)
+        server.thaw()
+        async with asyncio.timeout(30):
+            await adapter.wait_connected()
+            while True:
+                with contextlib.suppress(Unavailable):
+                    await adapter.deliver(direct("x@a.test", "up"), outbox_id=1, trace=TRACE)
+                    break
+                await asyncio.sleep(0.05)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
 async def test_an_oversize_message_of_ours_is_refused_and_the_stream_goes_on(
     world: World, xmpp_person: MakeXmppPerson
 ) -> None:
@@ -631,7 +665,13 @@ async def test_a_matrix_member_gives_way_to_a_nickname_by_303(
 
 @pytest.mark.parametrize(
     ("display_name", "shown"),
-    [("\U0001f98a", "fox"), ("\u2460", "1"), ("\u05d0\u05d1\u05d2", "\u05d0\u05d1\u05d2")],
+    [
+        ("\U0001f98a", "fox"),
+        ("\u2460", "1"),
+        ("\u05d0\u05d1\u05d2", "\u05d0\u05d1\u05d2"),
+        ("\u05d3\u05d4", "\u05d3\u05d4 \u05d1"),
+        ("x" * 300, "x" * 60),
+    ],
 )
 async def test_matrix_names_become_nicknames_that_every_server_takes(
     world: World,
@@ -641,6 +681,7 @@ async def test_matrix_names_become_nicknames_that_every_server_takes(
     shown: str,
 ) -> None:
     romeo = await xmpp_person(world.prosody, "romeo")
+    garden.members[UserId("@other:m.example")] = "\u05d3\u05d4"
     await romeo.enter(ROOM, "Romeo")
     await world.deliver(garden.came(UserId("@fox:m.example"), display_name))
     await romeo.see_arrive(ROOM, shown)
@@ -756,7 +797,8 @@ async def test_who_may_not_enter_is_told_why(
     romeo = await xmpp_person(world.prosody, "romeo")
     for failure, condition in (
         (Refused("not invited"), "registration-required"),
-        (Refused("banned", rule="banned"), "forbidden"),
+        (Refused("You are banned from this room"), "forbidden"),
+        (Refused("no such version", errcode="M_INCOMPATIBLE_ROOM_VERSION"), "not-allowed"),
         (NotFound("no such room"), "item-not-found"),
         (Unavailable("no answer"), "remote-server-timeout"),
     ):

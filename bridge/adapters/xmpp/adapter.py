@@ -14,7 +14,15 @@ from functools import partial
 from typing import ClassVar
 
 from bridge.adapters.xmpp import inbound, outbound
-from bridge.adapters.xmpp.addresses import AddressBook, Bot, Moved, Person, Room, to_uri
+from bridge.adapters.xmpp.addresses import (
+    AddressBook,
+    Bot,
+    Moved,
+    Person,
+    Room,
+    parse_uri,
+    to_uri,
+)
 from bridge.adapters.xmpp.config import XmppSettings
 from bridge.adapters.xmpp.connection import Connection, Status
 from bridge.adapters.xmpp.direct import Direct
@@ -69,19 +77,20 @@ class XmppAddresses:
     def user_of(self, address: str) -> UserId:
         return self.book.user_of(Jid.parse(address)).user_id
 
+    def room_of(self, text: str) -> RoomAlias | RoomId | None:
+        """The room behind a JID of ours or an `xmpp:` link to it, as somebody types it."""
+        try:
+            jid = parse_uri(text).jid if text.startswith("xmpp:") else Jid.parse(text)
+            where = self.book.destination_of(jid)
+            if isinstance(where, Moved):
+                where = self.book.destination_of(where.to)
+        except (BadInput, NotFound):
+            return None
+        return where.room if isinstance(where, Room) else None
+
     def default_name(self, address: str) -> str:
         jid = Jid.parse(address)
         return jid.local or jid.domain
-
-    def room_of(self, typed: str) -> RoomAlias | RoomId | None:
-        """The room behind one of our own addresses, as a person would type it."""
-        try:
-            where = self.book.destination_of(Jid.parse(typed.removeprefix("xmpp:")))
-        except (BadInput, NotFound):
-            return None
-        if isinstance(where, Moved):
-            return self.room_of(str(where.to)) if str(where.to) != typed else None
-        return where.room if isinstance(where, Room) else None
 
 
 class XmppAdapter:

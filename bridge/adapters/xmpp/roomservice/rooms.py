@@ -582,10 +582,11 @@ def _join_error(exc: BaseException) -> tuple[str, str]:
     match exc:
         case _NicknameTaken():
             return "conflict", exc.reason
-        case Refused() if "ban" in exc.rule:
-            return "forbidden", exc.reason
+        case Refused(errcode="M_FORBIDDEN"):
+            is_banned = "ban" in exc.rule or "banned" in exc.reason.lower()
+            return "forbidden" if is_banned else "registration-required", exc.reason
         case Refused():
-            return "registration-required", exc.reason
+            return "not-allowed", exc.reason
         case NotFound():
             return "item-not-found", exc.reason
         case BadInput():
