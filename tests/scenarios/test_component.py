@@ -19,7 +19,7 @@ from bridge.adapters.xmpp.connection import Status
 from bridge.clock import SystemClock
 from bridge.content.model import Message
 from bridge.demo.people import NotSeen, Stanza, XmppPerson
-from bridge.demo.servers import Prosody
+from bridge.demo.servers import CertificateAuthority, Prosody
 from bridge.errors import NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomAlias, RoomId, ServerName, TraceId, UserId
 from bridge.ports.chat import (
@@ -33,7 +33,13 @@ from bridge.ports.chat import (
 )
 from bridge.storage.database import Database
 from tests.support.listener import NOW_MS, LeaveOnly, ScriptedListener, ScriptedRoom
-from tests.support.servers import COMPONENT_SECRET, PASSWORD, MakeXmppPerson, make_prosody
+from tests.support.servers import (
+    COMPONENT_SECRET,
+    PASSWORD,
+    MakeXmppPerson,
+    make_prosody,
+    prosody_pair_running,
+)
 
 DOMAIN = "gw.a.test"
 ALICE = UserId("@alice:m.example")
@@ -925,3 +931,39 @@ async def test_three_hundred_members_and_messages_come_in_order(
     assert bodies == [f"n{number}" for number in range(100)]
     with pytest.raises(NotSeen):
         await romeo.hear("n100", timeout_s=0.05)
+
+
+async def test_people_of_a_server_that_was_killed_leave_with_the_first_message(
+    certificates: CertificateAuthority,
+    sqlite_database: Database,
+    xmpp_person: MakeXmppPerson,
+) -> None:
+    async with prosody_pair_running("cert", certificates) as (near, far):
+        listener = ScriptedListener(
+            {"romeo@a.test": ghost("romeo"), "benvolio@b.test": UserId("@benvolio=40b.test:gw")}
+        )
+        garden = listener.room(ScriptedRoom(room_id=ROOM_ID, alias=ALIAS, members={ALICE: None}))
+        adapter = make_adapter(near, sqlite_database, listener, LeaveOnly())
+        world = World(
+            prosody=near,
+            database=sqlite_database,
+            listener=listener,
+            commands=LeaveOnly(),
+            adapter=adapter,
+            task=asyncio.get_running_loop().create_task(asyncio.sleep(0)),
+        )
+        await world.start()
+        romeo = await xmpp_person(near, "romeo")
+        benvolio = await xmpp_person(far, "benvolio")
+        await romeo.enter(ROOM, "Romeo")
+        await benvolio.enter(ROOM, "Benvolio")
+        await romeo.see_arrive(ROOM, "Benvolio")
+        await world.deliver(garden.said(ALICE, "for both"))
+        await benvolio.hear("for both")
+        await far.kill()
+        await world.deliver(garden.said(ALICE, "for one"))
+        await romeo.see_go(ROOM, "Benvolio", timeout_s=30)
+        await far.start()
+        await benvolio.login()
+        await benvolio.enter(ROOM, "Benvolio")
+        await world.stop()
