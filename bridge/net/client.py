@@ -11,6 +11,7 @@ Spec: S2S, server discovery, TLS.
 from __future__ import annotations
 
 import asyncio
+import io
 import ipaddress
 import socket
 import ssl
@@ -213,7 +214,7 @@ class HttpClient:
                 request.method,
                 url,
                 headers=request.headers,
-                data=request.body,
+                data=_in_pieces(request.body),
                 allow_redirects=False,
                 server_hostname=request.certificate_name,
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout_s),
@@ -234,6 +235,11 @@ class HttpClient:
             raise BadInput(f"not a URL: {request.url!r}") from exc
         except (aiohttp.ClientError, ValueError) as exc:
             raise BadInput(f"{url.host} does not answer in HTTP: {exc}") from exc
+
+
+def _in_pieces(body: bytes | None) -> bytes | io.BytesIO | None:
+    """A large body as a file: it goes out piece by piece, and others get their turn."""
+    return body if body is None or len(body) <= _CHUNK_BYTES else io.BytesIO(body)
 
 
 class _NotConnected(Exception):
