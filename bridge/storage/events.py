@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, func, insert, select, update
+from sqlalchemy import Row, Select, bindparam, delete, func, insert, select, update
 
 from bridge.ids import EventId, RoomId, TraceId, UserId
 from bridge.storage.database import Transaction
@@ -20,6 +20,18 @@ ACCEPTED = "accepted"
 SOFT_FAILED = "soft_failed"
 REJECTED = "rejected"
 _CHUNK = 500
+
+# Statements of the hot path are made once: building one costs more than running it.
+_INSERT_EVENT = insert(events)
+_INSERT_EDGE = insert(event_edges)
+_INSERT_LOCAL_TRANSACTION = insert(local_transactions)
+_FIND_EVENT = select(events).where(events.c.event_id == bindparam("event"))
+_FIND_CHILD = (
+    select(event_edges.c.event_id).where(event_edges.c.prev_event_id == bindparam("prev")).limit(1)
+)
+_FIND_LOCAL_TRANSACTION = select(local_transactions.c.room_id, local_transactions.c.event_id).where(
+    local_transactions.c.transaction_id == bindparam("id")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +65,7 @@ class StreamedEvent:
 
 def insert_event(tx: Transaction, row: EventRow, prev_events: Sequence[EventId]) -> None:
     """A new event; one that was known as an outlier gets its place in the graph."""
-    tx.execute(insert(events).values(**_values(row)))
+    tx.execute(_INSERT_EVENT, _values(row))
     _insert_edges(tx, row.event_id, prev_events)
 
 
@@ -75,6 +87,9 @@ def insert_outliers(tx: Transaction, rows: Iterable[EventRow]) -> None:
 def find(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, EventRow]:
     wanted = list(event_ids)
     found: dict[EventId, EventRow] = {}
+    if len(wanted) == 1:
+        one = tx.execute(_FIND_EVENT, {"event": wanted[0]}).one_or_none()
+        return {} if one is None else {wanted[0]: _event(one)}
     for start in range(0, len(wanted), _CHUNK):
         query = select(events).where(events.c.event_id.in_(wanted[start : start + _CHUNK]))
         for row in tx.execute(query):
@@ -96,8 +111,7 @@ def find_known(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId,
 
 def has_children(tx: Transaction, event_id: EventId) -> bool:
     """Whether an event that we have names it as a previous event."""
-    query = select(event_edges.c.event_id).where(event_edges.c.prev_event_id == event_id).limit(1)
-    return tx.execute(query).first() is not None
+    return tx.execute(_FIND_CHILD, {"prev": event_id}).first() is not None
 
 
 def previous(tx: Transaction, event_ids: Collection[EventId]) -> list[EventId]:
@@ -208,10 +222,7 @@ def _streamed() -> Select[Any]:
 def find_local_transaction(
     tx: Transaction, transaction_id: str
 ) -> tuple[RoomId, EventId | None] | None:
-    query = select(local_transactions.c.room_id, local_transactions.c.event_id).where(
-        local_transactions.c.transaction_id == transaction_id
-    )
-    row = tx.execute(query).one_or_none()
+    row = tx.execute(_FIND_LOCAL_TRANSACTION, {"id": transaction_id}).one_or_none()
     if row is None:
         return None
     return RoomId(row.room_id), None if row.event_id is None else EventId(row.event_id)
@@ -221,9 +232,13 @@ def insert_local_transaction(
     tx: Transaction, transaction_id: str, *, room_id: RoomId, event_id: EventId | None, at_ms: int
 ) -> None:
     tx.execute(
-        insert(local_transactions).values(
-            transaction_id=transaction_id, room_id=room_id, event_id=event_id, at_ms=at_ms
-        )
+        _INSERT_LOCAL_TRANSACTION,
+        {
+            "transaction_id": transaction_id,
+            "room_id": room_id,
+            "event_id": event_id,
+            "at_ms": at_ms,
+        },
     )
 
 
@@ -237,9 +252,8 @@ def forget_local_transaction(tx: Transaction, transaction_id: str) -> None:
 
 
 def _insert_edges(tx: Transaction, event_id: EventId, prev_events: Sequence[EventId]) -> None:
-    edges = [{"prev_event_id": prev, "event_id": event_id} for prev in dict.fromkeys(prev_events)]
-    if edges:
-        tx.execute(insert(event_edges), edges)
+    for prev in dict.fromkeys(prev_events):
+        tx.execute(_INSERT_EDGE, {"prev_event_id": prev, "event_id": event_id})
 
 
 def _values(row: EventRow) -> dict[str, Any]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from bridge.ids import EventId, RoomId, ServerName, TraceId
 from bridge.storage.database import Transaction
 from bridge.storage.schema import inbound_pdus
+
+# Made once: building a statement costs more than running it.
+_DELETE = delete(inbound_pdus).where(inbound_pdus.c.event_id == bindparam("event"))
+_INSERT = insert(inbound_pdus)
+_FIND_OUTCOME = select(inbound_pdus.c.outcome).where(inbound_pdus.c.event_id == bindparam("event"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,24 +40,23 @@ def put(
     trace_id: TraceId,
 ) -> bool:
     """False when this event waits, or was taken, already. One that failed may try again."""
-    there = tx.execute(
-        select(inbound_pdus.c.outcome).where(inbound_pdus.c.event_id == event_id)
-    ).one_or_none()
+    there = tx.execute(_FIND_OUTCOME, {"event": event_id}).one_or_none()
     if there is not None and not there.outcome:
         return False
     if there is not None:
-        tx.execute(delete(inbound_pdus).where(inbound_pdus.c.event_id == event_id))
+        tx.execute(_DELETE, {"event": event_id})
     tx.execute(
-        insert(inbound_pdus).values(
-            room_id=room_id,
-            event_id=event_id,
-            origin=origin,
-            json=json,
-            received_ms=received_ms,
-            attempts=0,
-            next_attempt_ms=received_ms,
-            trace_id=trace_id,
-        )
+        _INSERT,
+        {
+            "room_id": room_id,
+            "event_id": event_id,
+            "origin": origin,
+            "json": json,
+            "received_ms": received_ms,
+            "attempts": 0,
+            "next_attempt_ms": received_ms,
+            "trace_id": trace_id,
+        },
     )
     return True
 
@@ -102,7 +106,7 @@ def finish(tx: Transaction, event_id: EventId, outcome: str) -> None:
     """`outcome` is the answer for this PDU. "" means accepted or already known: nothing is left to
     remember, the event itself is there. A refusal is kept for a while, for replays."""
     if not outcome:
-        tx.execute(delete(inbound_pdus).where(inbound_pdus.c.event_id == event_id))
+        tx.execute(_DELETE, {"event": event_id})
         return
     tx.execute(
         update(inbound_pdus)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, func, insert, select, update
+from sqlalchemy import Row, and_, bindparam, delete, func, insert, select, update
 
 from bridge.errors import Conflict
 from bridge.ids import EventId, RoomId, RoomVersionId, ServerName, UserId
@@ -72,13 +72,22 @@ def insert_room(tx: Transaction, row: RoomRow) -> None:
     )
 
 
+# Statements of the hot path are made once: building one costs more than running it.
+_ADVANCE = (
+    update(rooms)
+    .where(and_(rooms.c.room_id == bindparam("room"), rooms.c.position == bindparam("expected")))
+    .values(position=bindparam("new"))
+)
+_DELETE_EXTREMITY = delete(forward_extremities).where(
+    forward_extremities.c.room_id == bindparam("room"),
+    forward_extremities.c.event_id == bindparam("event"),
+)
+_INSERT_EXTREMITY = insert(forward_extremities)
+
+
 def advance(tx: Transaction, room_id: RoomId, *, expected: int) -> None:
     """Move the room on from `expected`. Raises `Conflict` when somebody else moved it first."""
-    done = tx.execute(
-        update(rooms)
-        .where(and_(rooms.c.room_id == room_id, rooms.c.position == expected))
-        .values(position=expected + 1)
-    )
+    done = tx.execute(_ADVANCE, {"room": room_id, "expected": expected, "new": expected + 1})
     if done.rowcount != 1:
         raise Conflict(f"room {room_id} moved on from position {expected}")
 
@@ -106,18 +115,10 @@ def extremities(tx: Transaction, room_id: RoomId) -> list[tuple[EventId, int]]:
 def change_extremities(
     tx: Transaction, room_id: RoomId, *, gone: Collection[EventId], new: Collection[EventId]
 ) -> None:
-    if gone:
-        tx.execute(
-            delete(forward_extremities).where(
-                forward_extremities.c.room_id == room_id,
-                forward_extremities.c.event_id.in_(sorted(gone)),
-            )
-        )
-    if new:
-        tx.execute(
-            insert(forward_extremities),
-            [{"room_id": room_id, "event_id": event_id} for event_id in sorted(new)],
-        )
+    for event_id in sorted(gone):
+        tx.execute(_DELETE_EXTREMITY, {"room": room_id, "event": event_id})
+    for event_id in sorted(new):
+        tx.execute(_INSERT_EXTREMITY, {"room_id": room_id, "event_id": event_id})
 
 
 def set_members(

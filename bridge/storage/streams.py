@@ -7,9 +7,11 @@ transaction may still commit; how that is known, `dialect.py` tells.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Table, insert, select, update
+from sqlalchemy.sql.dml import ReturningInsert
 
 from bridge.storage.database import Transaction
 from bridge.storage.schema import cursors
@@ -19,8 +21,13 @@ def append(tx: Transaction, table: Table, values: Mapping[str, Any]) -> int:
     """Add a row (all columns but `position`); returns its position and wakes topic `table.name`."""
     tx.hold_positions(table)
     tx.wake(table.name)
-    row = tx.execute(insert(table).values(**values).returning(table.c.position))
-    return int(row.scalar_one())
+    return int(tx.execute(_insertion(table), dict(values)).scalar_one())
+
+
+@cache
+def _insertion(table: Table) -> ReturningInsert[tuple[int]]:
+    """Made once per table: building a statement costs more than running it."""
+    return insert(table).returning(table.c.position)
 
 
 def read_since(
