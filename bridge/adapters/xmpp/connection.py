@@ -100,6 +100,8 @@ class Connection:
         self._stream: Stream | None = None
         self._inbox: deque[Received] = deque()
         self._arrival = asyncio.Event()
+        # A fence that an earlier process wrote may still come back: it is not ours.
+        self._nonce = f"{random.getrandbits(64):016x}"
         self._fence_number = 0
         self._fences: dict[str, asyncio.Future[None]] = {}
         self._next_fence: asyncio.Future[None] | None = None
@@ -161,8 +163,11 @@ class Connection:
         await self._accounted(key, write)
 
     async def _accounted(self, key: str, write: Callable[[], Awaitable[None]]) -> None:
+        stream = self._stream
         try:
             await write()
+            if self._stream is not stream:  # a fence on the next stream proves nothing
+                raise StreamClosed("the stream closed", accuses=False, is_explicit=False)
             await self._fence()
         except StreamClosed as exc:
             if exc.accuses:
@@ -201,7 +206,7 @@ class Connection:
         if fence is None or fence.done():
             return
         self._fence_number += 1
-        name = f"fence-{self._fence_number}"
+        name = f"fence-{self._nonce}-{self._fence_number}"
         xml = element(COMPONENT, "iq")
         domain = self._settings.domain
         xml.attrib.update({"type": "result", "from": domain, "to": domain, "id": name})

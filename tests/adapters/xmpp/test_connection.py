@@ -123,6 +123,34 @@ async def test_fences_of_one_moment_are_one_stanza(
     assert connection._fence_number < 5
 
 
+async def test_a_fence_on_the_next_stream_proves_nothing(
+    connection: Connection, server: TinyServer, clock: FakeClock
+) -> None:
+    async def write() -> None:
+        await connection.send([line("x")])
+        assert server.writer is not None
+        server.writer.close()
+        await until(lambda: not connection.connected.is_set())
+        await reconnect(connection, clock)
+
+    with pytest.raises(Unavailable):
+        await connection.fenced("1", write)
+
+
+async def test_a_fence_of_an_earlier_process_proves_nothing(
+    connection: Connection, server: TinyServer
+) -> None:
+    server.answers_fences = False
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(outcome(say(connection, "x", "1")))
+        await until(lambda: server.text == "x")
+        assert server.writer is not None
+        server.writer.write(
+            f"<iq type='result' from='{DOMAIN}' to='{DOMAIN}' id='fence-1'/>".encode()
+        )
+    assert isinstance(waiting.result(), Unavailable)
+
+
 async def test_a_lost_stream_fails_the_fence_and_connects_again(
     connection: Connection, server: TinyServer, clock: FakeClock
 ) -> None:
