@@ -414,3 +414,25 @@ async def test_a_subscription_is_answered_and_outlives_a_restart(
     await juliet.login()
     await juliet.wait_for(from_alice(""), what="alice's presence", since=start)
     assert await subscription() == "both"
+
+
+async def test_a_second_room_for_the_same_chat_loses_nothing_said_in_the_first(
+    gateway: Gateway,
+    prosody_pair: Pair,
+    synapse: Synapse,
+    matrix_person: MakeMatrixPerson,
+    xmpp_person: MakeXmppPerson,
+) -> None:
+    alice = await matrix_person(synapse, "alice_two_rooms")
+    juliet = await xmpp_person(prosody_pair[0], "juliet_two_rooms")
+    ghost, address = gateway.ghost(juliet.address), gateway.address(alice.user_id)
+    first = await alice.create_direct(ghost)
+    await alice.see_membership(first, ghost, "join")
+    second = await alice.create_direct(ghost)
+    await alice.see_membership(second, ghost, "join")
+    for room in (second, first, second):
+        await alice.say(room, f"in {room}")
+        start = juliet.position
+        await juliet.hear(f"in {room}", sender=address, since=max(0, start - 5))
+        juliet.say(address, f"answer to {room}")
+        await alice.hear(f"answer to {room}", room=room)
