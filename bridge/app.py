@@ -11,6 +11,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random, SystemRandom
 
@@ -56,7 +57,7 @@ from bridge.portals.notices import Notices
 from bridge.ports.chat import DELIVERIES, Delivery
 from bridge.ports.codec import from_tagged
 from bridge.rooms.assembly import Rooms, build_rooms
-from bridge.storage import migrate
+from bridge.storage import migrate, queues
 from bridge.storage.database import Database
 from bridge.storage.queues import INBOX, OUTBOX, QueueItem
 from bridge.telemetry.log import configure_log, get_logger
@@ -184,6 +185,7 @@ class Gateway:
         self._clock = clock
         self._stopping = False
         self._last_said = ""
+        self._connected = asyncio.Event()
         random = SystemRandom()
         self._build_matrix_side(network, random)
         self._build_bridge_side(random)
@@ -243,7 +245,7 @@ class Gateway:
         clock, database, backend = self._clock, self._database, self._backend
         delivery = self._settings.delivery
         addresses = XmppAddresses(
-            domain=self._xmpp.domain, server_name=self._identity.server_name, bot=self._xmpp.bot
+            domain=self._xmpp.domain, server_name=self._identity.server_name, bot=self._settings.bot
         )
         commands = Dispatch(rooms=BackendRooms(backend=backend, addresses=[addresses.room_of]))
         ghosts = Ghosts(database=database, backend=backend, addresses=addresses, clock=clock)
@@ -389,7 +391,7 @@ class Gateway:
         await self._web.start()
         try:
             async with asyncio.TaskGroup() as tasks:
-                queues = [
+                working = [
                     tasks.create_task(self._inbox.run()),
                     tasks.create_task(self._outbox.run()),
                 ]
@@ -398,6 +400,7 @@ class Gateway:
                     tasks.create_task(self._sender.run()),
                     tasks.create_task(self._feed.run()),
                     tasks.create_task(self._adapter.run()),
+                    tasks.create_task(self._hasten_when_connected()),
                     tasks.create_task(
                         self._notices.run(
                             after_s=self._settings.delivery.waiting_notice_s,
@@ -411,8 +414,8 @@ class Gateway:
                 await self._web.stop()
                 self._inbox.stop()
                 self._outbox.stop()
-                await asyncio.wait(queues, timeout=DRAIN_S)
-                for task in (*queues, *others):
+                await asyncio.wait(working, timeout=DRAIN_S)
+                for task in (*working, *others):
                     task.cancel()
         finally:
             await self._web.stop()
@@ -435,7 +438,21 @@ class Gateway:
             f"Ready or not: http://{settings.health.host}:{settings.health.port}/_isthmus/ready"
         )
 
+    async def _hasten_when_connected(self) -> None:
+        """What waited for the XMPP server goes out as soon as it is back."""
+        while True:
+            await self._connected.wait()
+            self._connected.clear()
+            now_ms = self._clock.now_ms()
+            await self._database.write(
+                partial(
+                    queues.hasten_adapter, queue=OUTBOX, adapter=self._adapter.name, now_ms=now_ms
+                )
+            )
+
     def _on_status(self, status: Status) -> None:
+        if status.state == "connected":
+            self._connected.set()
         if status.state == "connecting" or status.text == self._last_said:
             return
         self._last_said = status.text

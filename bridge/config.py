@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     signing_key: Path = Path("signing.key")
     """Relative to the data folder, as every path here that is not absolute."""
     bot: str = "isthmus"
-    """Localpart of the bot on Matrix."""
+    """Localpart of the bot on both networks."""
     listeners: tuple[ListenerSettings, ...] = (ListenerSettings(),)
     health: HealthSettings = HealthSettings()
     database: DatabaseSettings = DatabaseSettings()

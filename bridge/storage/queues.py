@@ -211,6 +211,21 @@ def hasten(tx: Transaction, queue: QueueTable, lane: str, *, now_ms: int) -> Non
     tx.wake(queue.topic)
 
 
+def hasten_adapter(tx: Transaction, queue: QueueTable, adapter: str, *, now_ms: int) -> None:
+    """The adapter is connected again: all that waited for it is due now. Wakes the queue."""
+    table = queue.table
+    tx.execute(
+        update(table)
+        .where(
+            table.c.status == "waiting",
+            table.c.adapter == adapter,
+            table.c.next_attempt_ms > now_ms,
+        )
+        .values(next_attempt_ms=now_ms)
+    )
+    tx.wake(queue.topic)
+
+
 def park(tx: Transaction, queue: QueueTable, item_id: int, *, reason: str) -> None:
     """Set aside for the admin to see; the rest of the lane goes on."""
     _set(tx, queue, item_id, status="parked", reason=reason)

@@ -60,8 +60,6 @@ class XmppSettings(BaseModel):
     host: str = "127.0.0.1"
     """Where the XMPP server listens for components."""
     port: Annotated[int, Field(gt=0, lt=65536)] = 5347
-    bot: str = "isthmus"
-    """Localpart of the bot; the bare domain is the same bot."""
     limits: XmppLimits = XmppLimits()
 
     @field_validator("domain")
