@@ -425,7 +425,8 @@ class Sender:
         return MAX_UNDIGESTED - len(staged.event_ids)
 
     async def _has_digested(self, server: ServerName, event_id: EventId) -> bool:
-        """A refusal is an answer as well: only what is known can be refused."""
+        """A refusal is an answer as well: only what is known can be refused to somebody who is no
+        longer in the room."""
         try:
             await self._requests.event(server, event_id)
         except NotFound:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bridge.clock import Clock
 from bridge.engine.canonical import JsonObject
-from bridge.errors import BadInput, Refused
+from bridge.errors import BadInput, NotFound, Refused
 from bridge.federation.client.transport import Transport, encode_path
 from bridge.ids import (
     EventId,
@@ -233,7 +233,13 @@ class PeerRequests:
     # Events and the graph. Spec: S2S, retrieving events, backfilling and retrieving missing events.
 
     async def event(self, peer: ServerName, event_id: EventId) -> JsonObject:
-        answer = _object(await self._get(peer, V1 + encode_path("event", event_id), "event"))
+        """`NotFound` also for the 404 without an error code with which Synapse says so."""
+        try:
+            answer = _object(await self._get(peer, V1 + encode_path("event", event_id), "event"))
+        except Refused as exc:
+            if exc.errcode != "M_UNRECOGNIZED":
+                raise
+            raise NotFound(exc.reason) from exc
         pdus = _pdus(answer, "pdus")
         if len(pdus) != 1:
             raise BadInput(f"{len(pdus)} events where one was asked for")

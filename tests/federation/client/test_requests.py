@@ -355,11 +355,27 @@ async def test_a_join_of_the_wrong_shape_or_size_is_bad_input(world: World, answ
 async def test_the_status_decides_whether_it_is_final(
     world: World, status: int, body: Any, kind: type[IsthmusError], errcode: str
 ) -> None:
-    world.peer.give("event", body, status=status)
+    world.peer.give("event_auth", body, status=status)
     with pytest.raises(IsthmusError) as caught:
-        await world.requests.event(PEER, EVENT)
+        await world.requests.event_auth(PEER, ROOM, EVENT)
     assert type(caught.value) is kind
     assert caught.value.errcode == errcode
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (404, "", NotFound),  # what a Synapse says of an event that it does not have
+        (404, {"errcode": "M_NOT_FOUND"}, NotFound),
+        (403, {"errcode": "M_FORBIDDEN"}, Refused),
+    ],
+)
+async def test_an_event_that_a_peer_does_not_have_is_not_found(
+    world: World, status: int, body: Any, kind: type[IsthmusError]
+) -> None:
+    world.peer.give("event", body, status=status)
+    with pytest.raises(kind):
+        await world.requests.event(PEER, EVENT)
 
 
 @pytest.mark.parametrize(
