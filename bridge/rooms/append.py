@@ -181,10 +181,11 @@ class Appender:
         rule: str | None = None,
         outgoing: bool = False,
         historic: bool = False,
+        shown: bool = False,
         promoted: bool = False,
     ) -> None:
         """Plan one event. `historic`: something after it is known already, so that it changes
-        neither the extremities nor the current state, and is not shown as new."""
+        neither the extremities nor the current state, and is not shown as new, but by `shown`."""
         accepted = verdict == event_rows.ACCEPTED
         addition = Addition(
             pdu=pdu,
@@ -192,7 +193,7 @@ class Appender:
             rule=rule,
             before=before,
             outgoing=outgoing,
-            streamed=accepted and not historic,
+            streamed=accepted and (shown or not historic),
             promoted=promoted,
             trace_id=trace_id,
         )

@@ -109,6 +109,7 @@ def build_rooms(
             acceptor=acceptor,
             verifier=verifier,
             gaps=GapFiller(
+                server_name=server_name,
                 database=database,
                 states=states,
                 acceptor=acceptor,

@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from bridge.engine.pdu import Pdu
-from bridge.errors import BadInput, NotFound, Refused, Unavailable
+from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
 from bridge.ids import EventId, ServerName, TraceId
 from bridge.rooms.accept import Acceptor, state_from
 from bridge.rooms.load import Room, RoomStates, Snapshot
 from bridge.rooms.network import Json, Peers
 from bridge.rooms.verify import Verifier
 from bridge.storage import events as event_rows
+from bridge.storage import rooms as room_rows
 from bridge.storage.database import Database
 from bridge.telemetry.log import get_logger
 
@@ -36,6 +37,8 @@ MAX_STATE_REQUESTS = 10
 """Gaps of one received event that are closed by asking for the state."""
 MAX_SINGLE_EVENTS = 20
 """Unknown state or auth events fetched one by one; more are fetched as a whole."""
+MAX_PEERS = 3
+"""Servers asked, one after the other, for what one event rests on."""
 MAX_AUTH_DEPTH = 20
 """Rounds of fetching auth events of auth events."""
 
@@ -43,17 +46,19 @@ log = get_logger("rooms")
 
 
 class GapFiller:
-    """Fetches from the peer that sent the event, which claims to know what it rests on."""
+    """Asks the peer that sent the event first: it claims to know what that rests on."""
 
     def __init__(
         self,
         *,
+        server_name: ServerName,
         database: Database,
         states: RoomStates,
         acceptor: Acceptor,
         verifier: Verifier,
         peers: Peers,
     ) -> None:
+        self._server_name = server_name
         self._database = database
         self._states = states
         self._acceptor = acceptor
@@ -61,13 +66,40 @@ class GapFiller:
         self._peers = peers
 
     async def fill(self, room: Room, pdu: Pdu, *, origin: ServerName, trace_id: TraceId) -> None:
-        """Bring everything that the verified event rests on. Raises `Unavailable`, `Refused`."""
+        """Bring everything that the verified event rests on, from whoever sent it or, if that
+        server cannot, from a few others in the room. Raises `Unavailable`, `Refused`."""
+        missing = await self._acceptor.missing_prev(pdu)
+        if not missing and not await self._unknown(pdu.auth_events):
+            return
+        log.info("gap found", room_id=room.room_id, event_id=pdu.event_id, missing=len(missing))
+        problem: IsthmusError | None = None
+        for peer in await self._candidates(room, pdu, origin):
+            try:
+                await self._fill_from(room, pdu, peer, trace_id)
+            except (Unavailable, Refused, NotFound, BadInput) as exc:
+                log.info("gap not filled", event_id=pdu.event_id, peer=peer, reason=exc.reason)
+                # What may still come right is tried again.
+                if problem is None or isinstance(exc, Unavailable):
+                    problem = exc
+                continue
+            return
+        raise problem or Unavailable(f"nobody can be asked what {pdu.event_id} rests on")
+
+    async def _candidates(self, room: Room, pdu: Pdu, origin: ServerName) -> list[ServerName]:
+        others = await self._database.read(lambda tx: room_rows.servers(tx, room.room_id))
+        wanted = dict.fromkeys([origin, pdu.sender_server, *sorted(others)])
+        return [one for one in wanted if one != self._server_name][:MAX_PEERS]
+
+    async def _fill_from(self, room: Room, pdu: Pdu, origin: ServerName, trace_id: TraceId) -> None:
         await self._bring_auth_events(room, pdu, origin, trace_id)
         missing = await self._acceptor.missing_prev(pdu)
         if not missing:
             return
-        log.info("gap found", room_id=room.room_id, event_id=pdu.event_id, missing=len(missing))
-        found = await self._missing_events(room, pdu, missing, origin)
+        try:
+            found = await self._missing_events(room, pdu, missing, origin)
+        except (NotFound, Refused, BadInput) as exc:
+            log.info("missing events not given", peer=origin, reason=exc.reason)
+            found = {}
         left = MAX_STATE_REQUESTS
         for event in _oldest_first(found):
             left -= await self._enter(room, event, origin, trace_id, left)

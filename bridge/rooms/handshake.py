@@ -5,7 +5,8 @@ Joining a room that we are not in:
 2. Sign, `send_join`.
 3. Verify the answer: signatures, hashes, the auth rules over the auth chain, the state and our
    join on it.
-4. One commit: the state's events as outliers, the state before the join, the join.
+4. One commit: the state's events as outliers, the state before the join, what was written to an
+   invited user meanwhile (`before_join`), the join.
 A crash between 2 and 4 is healed by joining again. Leaving (refusing an invite) is the same with
 less; an invite of a remote user is signed by that user's server before it is appended.
 Spec: S2S, joining rooms; leaving rooms; inviting to a room.
@@ -29,6 +30,7 @@ from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
 from bridge.rooms.accept import Acceptor, has_create, state_from
 from bridge.rooms.append import Appender, Plan, Repeated, RoomLocks, forget_invites
+from bridge.rooms.before_join import BeforeJoin
 from bridge.rooms.create import member_content
 from bridge.rooms.load import EMPTY, KnownEvent, Room, RoomStates, Snapshot
 from bridge.rooms.network import Json, KeyRing, Peers, UserProfile
@@ -85,6 +87,9 @@ class Handshake:
         self._underway = underway
         self._clock = clock
         self._locks = RoomLocks()
+        self._before_join = BeforeJoin(
+            states=states, outside=outside, verifier=verifier, peers=peers
+        )
 
     # --- join -------------------------------------------------------------------------------
 
@@ -205,12 +210,23 @@ class Handshake:
             await self._acceptor.accept(join.room_id, join, trace_id=trace_id)
             return
         judged, state, fresh = await self._verify_state(join, answer)
+        written = await self._before_join.find(peer, join, state, fresh)
 
         async def attempt() -> None:
             plan, before = await self._plan_entry(join, state)
             plan.fresh.update(fresh)
             plan.outliers = [(known, trace_id) for known in judged]
             await self._appender.plan_members(plan, Snapshot(EMPTY), before)
+            for one in written:
+                await self._appender.add(
+                    plan,
+                    one.pdu,
+                    before=before.with_state(one.before.state),
+                    trace_id=trace_id,
+                    historic=True,
+                    shown=True,
+                    promoted=one.is_known,
+                )
             known = (await self._states.events([join.event_id])).get(join.event_id)
             await self._appender.add(
                 plan, join, before=before, trace_id=trace_id, promoted=known is not None

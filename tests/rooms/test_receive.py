@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.engine.versions import VERSIONS
-from bridge.errors import BadInput, NotFound, Refused, Unavailable
+from bridge.errors import BadInput, NotFound, Refused
 from bridge.ids import EventId
 from bridge.rooms.load import RoomStates
 from bridge.rooms.network import Json
@@ -151,16 +151,11 @@ async def test_a_gap_waits_for_the_peer(network: Network) -> None:
     here, there, room_id = await two_in_a_room(network)
     network.lose_pdu = lambda peer, pdu: pdu["content"].get("body") == "lost"
     await say(here, room_id, "maker", "lost")
-    lost = network.ask
-
-    async def no_answers(endpoint: str, *args: object) -> None:
-        raise Unavailable("no answer")
-
-    network.ask = no_answers  # type: ignore[method-assign, assignment]
+    network.lose_answer = lambda endpoint, peer: True
     await say(here, room_id, "maker", "last")
     await network.deliver()
     assert await heard(there, room_id) == []
-    network.ask = lost  # type: ignore[method-assign]
+    network.lose_answer = lambda endpoint, peer: False
     network.clock.shift(10)
     await there.rooms.receiver.work_off_due()
     assert await heard(there, room_id) == ["lost", "last"]
@@ -188,6 +183,40 @@ async def test_a_gap_that_nobody_fills_is_closed_by_the_state(network: Network) 
     assert await heard(there, room_id) == ["before", "last"]
     assert (await there.backend.room(room_id)).topic == "lilies"
     assert "state_ids" in [endpoint for endpoint, _, _ in network.requests]
+
+
+async def test_a_gap_is_filled_by_another_server(network: Network) -> None:
+    here, there, room_id = await two_in_a_room(network)
+    third = await network.add("third.example")
+    await third.backend.join(user_id=third.user("two"), room_id=room_id, via=[here.name])
+    await network.deliver()
+    network.lose_pdu = lambda peer, pdu: peer == third.name
+    await say(here, room_id, "maker", "lost")
+    await network.deliver()
+    last = await say(here, room_id, "maker", "last")
+    await network.deliver()
+    network.lose_pdu = lambda peer, pdu: False
+    pdu = await here.rooms.answers.event(there.name, last)
+    here.down = True
+    await network.hand_over(here.name, third.name, [pdu])
+    assert await heard(third, room_id) == ["lost", "last"]
+
+
+async def test_what_comes_while_we_join_waits_for_the_join(network: Network) -> None:
+    here, there = await network.add("here.example"), await network.add("there.example")
+    room_id = await make_room(here)
+
+    async def early(endpoint: str) -> None:
+        if endpoint == "send_join":
+            said = await say(here, room_id, "maker", "early")
+            pdu = await here.rooms.answers.event(there.name, said)
+            assert await network.hand_over(here.name, there.name, [pdu]) == {said: {}}
+
+    network.after_answer = early
+    await there.backend.join(user_id=there.user("guest"), room_id=room_id, via=[here.name])
+    network.clock.shift(3)
+    await there.rooms.receiver.work_off_due()
+    assert await heard(there, room_id) == ["early"]
 
 
 async def test_a_banned_user_who_goes_back_in_history_is_soft_failed(network: Network) -> None:

@@ -115,17 +115,23 @@ class Network:
         self.requests: list[tuple[str, str, str]] = []
         self.lose_answer: Callable[[str, ServerName], bool] = lambda endpoint, peer: False
         self.tamper: Callable[[str, Any], Any] = lambda endpoint, answer: answer
+        self.after_answer: Callable[[str], Awaitable[None]] | None = None
         self.lose_pdu: Callable[[ServerName, Json], bool] = lambda peer, pdu: False
         self._folder = folder
 
     async def add(
-        self, name: str, versions: Sequence[str] = ("12", "11", "10"), path: Path | None = None
+        self,
+        name: str,
+        versions: Sequence[str] = ("12", "11", "10"),
+        path: Path | None = None,
+        url: str | None = None,
     ) -> Server:
+        """`url`: a database with all tables that is not a file of ours."""
         server_name = ServerName(name)
         file = path or self._folder / f"{name}.sqlite"
-        if not file.exists():
+        if url is None and not file.exists():
             shutil.copyfile(self._template, file)
-        database = await Database.open(f"sqlite:///{file}", clock=self.clock)
+        database = await Database.open(url or f"sqlite:///{file}", clock=self.clock)
         key = SigningKey.from_seed("1", name.encode().ljust(32, b"x"))
         listener = RecordingListener()
         lookups = ListenerLookups()
@@ -176,6 +182,8 @@ class Network:
         if server is None or server.down or self.servers[origin].down:
             raise Unavailable(f"{peer} is down")
         result: T = wire(self.tamper(endpoint, await answer(server)))
+        if self.after_answer is not None:
+            await self.after_answer(endpoint)
         if self.lose_answer(endpoint, peer):
             raise Unavailable(f"the answer of {peer} was lost")
         return result
