@@ -193,7 +193,9 @@ class ScriptedListener:
         self._fail("find_room")
         return self._find(target).room_id
 
-    async def describe_room(self, target: RoomAlias | RoomId) -> RoomInfo | None:
+    async def describe_room(
+        self, target: RoomAlias | RoomId, *, address: str | None = None
+    ) -> RoomInfo | None:
         return self._find(target).info()
 
     async def enter(
@@ -230,7 +232,9 @@ class ScriptedListener:
     async def find_member_name(self, user_id: UserId) -> str | None:
         return "Alice Liddell" if user_id.startswith("@alice") else None
 
-    async def on_bounced(self, *, outbox_id: int, condition: str, text: str | None) -> None:
+    async def on_bounced(
+        self, *, address: str, outbox_id: int, condition: str, text: str | None
+    ) -> None:
         self.bounced.put_nowait(Bounced(outbox_id, condition, text))
 
     async def on_command(self, *, address: str, text: str) -> str:

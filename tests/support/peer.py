@@ -6,6 +6,8 @@ Its rooms are built with the engine, event on event in one line. What the gatewa
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import secrets
 import ssl
@@ -35,6 +37,8 @@ from bridge.federation.xmatrix import XMatrix, sign_request
 from bridge.ids import EventId, RoomId, ServerName, UserId
 from bridge.web.application import Listener, Request, Response, Route, WebServer
 
+_TLS_GOODBYE_S = 0.1
+"""Closed TLS connections end when the other side has said good-bye, too."""
 _TIMEOUT = aiohttp.ClientTimeout(total=30.0)
 _V1 = "/_matrix/federation/v1"
 _V2 = "/_matrix/federation/v2"
@@ -134,6 +138,7 @@ class FakePeer:
             await self._session.close()
         if self._server is not None:
             await self._server.stop()
+        await asyncio.sleep(_TLS_GOODBYE_S)
 
     def user(self, localpart: str) -> UserId:
         return UserId(f"@{localpart}:{self.name}")
@@ -166,7 +171,10 @@ class FakePeer:
         if data is not None:
             headers["Content-Type"] = "application/json"
         async with self._session.request(
-            method, URL(f"https://{server}{target}", encoded=True), data=data, headers=headers
+            method,
+            URL(f"https://{server}{target}", encoded=True),
+            data=None if data is None else io.BytesIO(data),
+            headers=headers,
         ) as response:
             return response.status, json.loads(await response.read())
 

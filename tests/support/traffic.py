@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -129,12 +129,19 @@ class Round:
 
     # --- writing -------------------------------------------------------------------------------
 
-    async def write(self, count: int, *, pause_s: float) -> None:
-        """`count` messages each way, half of them in each chat, at about this pace per chat."""
+    async def write(
+        self, count: int, *, pause_s: float, others: Sequence[Awaitable[None]] = ()
+    ) -> None:
+        """`count` messages each way, half of them in each chat, at about this pace per chat.
+
+        `others` run beside it, and are waited for.
+        """
         async with asyncio.TaskGroup() as group:
             # Looked at all the time: a homeserver shows no more than 100 events at once.
             looking = group.create_task(self._watch())
             async with asyncio.TaskGroup() as writers:
+                for other in others:
+                    writers.create_task(_as_coroutine(other))
                 for chat in self._traffic.chats:
                     writers.create_task(self.write_xmpp(chat, count // 2, pause_s=pause_s))
                     writers.create_task(self.write_matrix(chat, count // 2, pause_s=pause_s))
@@ -169,9 +176,11 @@ class Round:
             await asyncio.sleep(max(0.0, pause - (time.monotonic() - begin)))
 
     def _transmit(self, chat: Chat, message: Written) -> None:
+        message.last_s = time.monotonic()
+        if not self._juliet.is_online:
+            return
         message.transmissions.append(self._transmissions[chat.name])
         self._transmissions[chat.name] += 1
-        message.last_s = time.monotonic()
         xml = ET.Element(
             client_tag("message"),
             {
@@ -257,10 +266,13 @@ class Round:
 
     # --- the end of a round --------------------------------------------------------------------
 
-    async def until_quiet(self, *, timeout_s: float = 90.0) -> None:
-        """Until all that is still on its way has arrived; `NotSeen` says what has not."""
+    async def until_quiet(self, *, timeout_s: float = 90.0, was_offline: bool = False) -> None:
+        """Until all that is still on its way has arrived; `NotSeen` says what has not.
+
+        `was_offline`: the person on XMPP was; what came meanwhile may not have been acknowledged.
+        """
         deadline = time.monotonic() + timeout_s
-        while missing := self._missing():
+        while missing := self._missing(was_offline=was_offline):
             if time.monotonic() > deadline:
                 raise NotSeen(f"round {self._label}: after {timeout_s:g} s still " + missing)
             await self._look(0.5)
@@ -273,9 +285,9 @@ class Round:
             await self._alice.sync(wait_s=wait_s if long_poll else 0.0)
         await asyncio.sleep(max(0.05, wait_s - (time.monotonic() - begin)))
 
-    def _missing(self) -> str:
+    def _missing(self, *, was_offline: bool) -> str:
         for chat in self._traffic.chats:
-            if self._repeat(chat):
+            if not was_offline and self._repeat(chat):
                 return f"unacknowledged on XMPP in the {chat.name}"
             heard = {body for body, _ in self.heard(chat)}
             lost = [body for body, _ in self.said[chat.name] if body not in heard]
@@ -293,7 +305,7 @@ class Round:
         backlog = self.backlog()
         return f"in the queues: {backlog[:5]}" if backlog else ""
 
-    def findings(self) -> list[str]:
+    def findings(self, *, was_offline: bool = False) -> list[str]:
         """Everything that breaks a promise. Empty: all is well."""
         found: list[str] = []
         refused = self.refused()
@@ -309,7 +321,7 @@ class Round:
                 is_there = message.body in on_matrix
                 if message.message_id in acknowledged and not is_there:
                     found.append(f"{where} acknowledged and lost: {message.body}")
-                if is_there and message.message_id not in acknowledged:
+                if is_there and not was_offline and message.message_id not in acknowledged:
                     found.append(f"{where} arrived and not acknowledged: {message.body}")
                 if is_there and message.message_id in refused and not message.is_repeated:
                     found.append(f"{where} refused and arrived: {message.body}")
@@ -321,12 +333,21 @@ class Round:
             found += _disorder(f"{where} on XMPP", _first_places(from_matrix), placed)
         return found
 
+    def unanswered(self) -> set[str]:
+        """The ids of what was written on XMPP and neither acknowledged nor refused."""
+        return {
+            message.message_id
+            for chat in self._traffic.chats
+            for message in self.written[chat.name]
+            if message.message_id not in self.acknowledged(chat)
+        } - self.refused()
+
     def summary(self) -> str:
         """One line of numbers."""
         parts: list[str] = []
         for chat in self._traffic.chats:
             written = self.written[chat.name]
-            again = sum(len(message.transmissions) - 1 for message in written)
+            again = sum(max(0, len(message.transmissions) - 1) for message in written)
             ids = {message.message_id for message in written}
             acknowledged, refused = ids & self.acknowledged(chat), ids & self.refused()
             parts.append(
@@ -335,6 +356,10 @@ class Round:
                 f"{len(ids - acknowledged - refused)} unanswered, {again} sent again)"
             )
         return f"{self._label}: " + "; ".join(parts)
+
+
+async def _as_coroutine(other: Awaitable[None]) -> None:
+    await other
 
 
 def _lost(of: Round, chat: Chat) -> list[str]:
