@@ -42,8 +42,9 @@ from bridge.storage import rooms as room_rows
 from bridge.storage.database import Database, Transaction
 from bridge.storage.schema import stream_acceptances, stream_events
 
-MAX_ATTEMPTS = 8
-"""How often one append is planned anew because the room moved on."""
+MAX_ATTEMPTS = 30
+"""How often one append is planned anew because the room moved on. Each time somebody else's append
+went through; after that many a lane tries again later."""
 MAX_LATE_REDACTIONS = 50
 """Redactions looked through for an event that came after its redaction."""
 EVENTS_TOPIC = "events"
