@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from bridge.engine.pdu import Pdu
 from bridge.engine.power import PowerLevels
 from bridge.engine.state import CREATE, JOIN_RULES, MEMBER, POWER_LEVELS
 from bridge.engine.versions import RoomVersion, get_version
-from bridge.errors import NotFound
-from bridge.ids import EventId, RoomId, ServerName, UserId, server_of
-from bridge.rooms.load import Room, RoomStates, Snapshot, to_known
+from bridge.errors import BadInput, NotFound
+from bridge.ids import EventId, RoomId, ServerName, UserId, parse_user_id, server_of
+from bridge.rooms.load import Room, RoomStates, to_known
+from bridge.rooms.servers import JoinedServers
 from bridge.rooms.visibility import ACL, is_server_allowed
 from bridge.storage import events as event_rows
 from bridge.storage import invites
@@ -24,8 +26,6 @@ MAX_MEMBERS = 200_000
 MAX_TIMELINE = 1_000
 MAX_DIRECT_MEMBERS = 20
 """A room with more member events is no direct chat, whatever an invite said."""
-MAX_SERVER_SETS = 200
-"""States whose joined servers are remembered."""
 
 NAME = ("m.room.name", "")
 TOPIC = ("m.room.topic", "")
@@ -75,7 +75,7 @@ class RoomQueries:
         self._server_name = server_name
         self._database = database
         self._states = states
-        self._servers_of: dict[int, frozenset[ServerName]] = {}
+        self._joined = JoinedServers(database=database, states=states)
 
     # --- servers ----------------------------------------------------------------------------
 
@@ -94,33 +94,13 @@ class RoomQueries:
         before it was appended.)"""
         known = await self._states.event(event_id)
         before = await self._states.before(known)
-        wanted = set(await self._joined_servers(before))
+        wanted = set(await self._joined.of(known.pdu.room_id, before))
         pdu = known.pdu
-        if pdu.membership not in (None, "invite") and pdu.state_key is not None:
-            wanted.add(server_of(UserId(pdu.state_key)))
+        if pdu.membership not in (None, "invite"):
+            # Whatever a ban names: what is no user has no server.
+            with suppress(BadInput):
+                wanted.add(server_of(parse_user_id(pdu.state_key)))
         return frozenset(wanted - {self._server_name, pdu.sender_server})
-
-    async def _joined_servers(self, snapshot: Snapshot) -> frozenset[ServerName]:
-        key = snapshot.row_id
-        if key is not None and key in self._servers_of:
-            return self._servers_of[key]
-        joined: set[ServerName] = set()
-        by_server: dict[ServerName, list[EventId]] = {}
-        for (kind, user), event_id in snapshot.state.items():
-            if kind == MEMBER:
-                by_server.setdefault(server_of(UserId(user)), []).append(event_id)
-        for server, event_ids in by_server.items():
-            # One joined member decides; most servers need one look.
-            for start in range(0, len(event_ids), 50):
-                found = await self._states.events(event_ids[start : start + 50])
-                if any(one.pdu.membership == "join" for one in found.values()):
-                    joined.add(server)
-                    break
-        if key is not None:
-            if len(self._servers_of) >= MAX_SERVER_SETS:
-                self._servers_of.pop(next(iter(self._servers_of)))
-            self._servers_of[key] = frozenset(joined)
-        return frozenset(joined)
 
     async def is_server_allowed(self, room_id: RoomId, server: ServerName) -> bool:
         """The room's server ACL (true where there is none). Spec: S2S, server ACLs."""

@@ -199,6 +199,16 @@ def servers(tx: Transaction, room_id: RoomId) -> frozenset[ServerName]:
     return frozenset(ServerName(row.server) for row in rows)
 
 
+def joined_counts(tx: Transaction, room_id: RoomId) -> dict[ServerName, int]:
+    """Joined users per server in the current state."""
+    rows = tx.execute(
+        select(memberships.c.server, func.count().label("users"))
+        .where(memberships.c.room_id == room_id, memberships.c.membership == "join")
+        .group_by(memberships.c.server)
+    )
+    return {ServerName(row.server): row.users for row in rows}
+
+
 def neighbours(tx: Transaction) -> frozenset[ServerName]:
     """Servers with a joined user in any room that we are in, ours included."""
     rows = tx.execute(
