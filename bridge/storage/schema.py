@@ -195,6 +195,7 @@ stream_acceptances = Table(
     Column("server", Text, nullable=False),
     # What the peer said about this PDU; NULL: it took it.
     Column("error", Text),
+    Index(None, "event_id"),
     sqlite_autoincrement=True,
 )
 """Which peer has received which of our events."""

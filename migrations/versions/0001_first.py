@@ -415,6 +415,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("position", name=op.f("pk_stream_acceptances")),
         sqlite_autoincrement=True,
     )
+    with op.batch_alter_table("stream_acceptances", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_stream_acceptances_event_id"), ["event_id"], unique=False
+        )
+
     op.create_table(
         "stream_events",
         sa.Column(
@@ -459,6 +464,9 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_stream_events_room_id_position"))
 
     op.drop_table("stream_events")
+    with op.batch_alter_table("stream_acceptances", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_stream_acceptances_event_id"))
+
     op.drop_table("stream_acceptances")
     with op.batch_alter_table("snapshots", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_snapshots_room_id"))
