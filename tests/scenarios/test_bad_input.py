@@ -50,6 +50,7 @@ class Chat:
         await self.juliet.receipt(said)
         assert any(pdu["content"].get("body") == f"indeed {number}" for pdu in self.peer.received)
         assert self.gateway.is_running
+        assert self.gateway.log_text().count("Connected to the XMPP server") == 1
 
 
 @pytest.fixture

@@ -139,6 +139,87 @@ async def test_a_message_to_an_xmpp_address_that_does_not_exist_is_reported_in_t
     assert told.content["msgtype"] == "m.notice"
 
 
+async def test_what_is_no_text_arrives_as_text(
+    gateway: Gateway,
+    prosody_pair: Pair,
+    synapse: Synapse,
+    matrix_person: MakeMatrixPerson,
+    xmpp_person: MakeXmppPerson,
+) -> None:
+    alice = await matrix_person(synapse, "alice_kinds")
+    juliet = await xmpp_person(prosody_pair[0], "juliet_kinds")
+    ghost = gateway.ghost(juliet.address)
+    room = await alice.create_direct(ghost)
+    await alice.see_membership(room, ghost, "join")
+    for msgtype, body in (
+        ("m.emote", "waves"),
+        ("m.notice", "by a bot"),
+        ("m.image", "balcony.jpg"),
+        ("org.example.custom", "a custom thing"),
+    ):
+        await alice.send_event(room, "m.room.message", {"msgtype": msgtype, "body": body})
+
+        def has_it(stanza: Stanza, body: str = body) -> bool:
+            return body in (stanza.body or "")
+
+        await juliet.wait_for(has_it, what=f"the text of {msgtype}")
+    await juliet.hear("/me waves")
+    juliet.say(gateway.address(alice.user_id), "/me waves back")
+    seen = await alice.wait_for(
+        lambda seen: seen.sender == ghost and seen.content.get("msgtype") == "m.emote",
+        what="the emote",
+    )
+    assert seen.body == "waves back"
+
+
+async def test_a_text_that_is_too_long_for_one_event_arrives_in_parts(
+    gateway: Gateway,
+    prosody_pair: Pair,
+    synapse: Synapse,
+    matrix_person: MakeMatrixPerson,
+    xmpp_person: MakeXmppPerson,
+) -> None:
+    alice = await matrix_person(synapse, "alice_long")
+    juliet = await xmpp_person(prosody_pair[0], "juliet_long")
+    ghost = gateway.ghost(juliet.address)
+    room = await alice.create_direct(ghost)
+    await alice.see_membership(room, ghost, "join")
+    text = "\n".join(f"line {number} of a long story, with an é in it" for number in range(2000))
+    said = juliet.say(gateway.address(alice.user_id), text)
+    juliet.say(gateway.address(alice.user_id), "the end")
+    await alice.hear("the end", room=room)
+    await juliet.receipt(said)
+    parts = [s.body or "" for s in alice.transcript if s.sender == ghost and s.body][:-1]
+    assert len(parts) > 1
+    assert "".join("".join(parts).split()) == "".join(text.split())
+
+
+async def test_somebody_offline_finds_the_message_later(
+    gateway: Gateway,
+    prosody_pair: Pair,
+    synapse: Synapse,
+    matrix_person: MakeMatrixPerson,
+    xmpp_person: MakeXmppPerson,
+) -> None:
+    alice = await matrix_person(synapse, "alice_early")
+    juliet = await xmpp_person(prosody_pair[0], "juliet_sleeps")
+    ghost = gateway.ghost(juliet.address)
+    room = await alice.create_direct(ghost)
+    await alice.see_membership(room, ghost, "join")
+    await alice.say(room, "good night")
+    await juliet.hear("good night")
+    await juliet.logout()
+    await alice.say(room, "are you asleep?")
+    await juliet.login()
+    await alice.say(room, "good morning")
+    await juliet.hear("good morning")
+    archive = ET.Element("{urn:xmpp:mam:2}query")
+    await juliet.ask(None, archive, type="set")
+    assert any("are you asleep?" in stanza.xml() for stanza in juliet.transcript)
+    told = [s for s in alice.transcript if "not be delivered" in (s.body or "")]
+    assert not told
+
+
 # --- encryption -----------------------------------------------------------------------------------
 
 
