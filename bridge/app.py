@@ -2,7 +2,8 @@
 
 Start: settings -> log -> database -> signing key -> parts wired -> listening (keys answerable, not
 ready) -> tasks -> ready. Stop (SIGTERM, SIGINT): not ready; HTTP drains; the queues finish the item
-in hand; everything ends. Nothing is lost either way: it is a row, or it was never acknowledged.
+in hand; the adapter stores what it has been given; everything ends. Nothing is lost either way: it
+is a row, or it was never acknowledged.
 """
 
 from __future__ import annotations
@@ -415,6 +416,7 @@ class Gateway:
                 self._inbox.stop()
                 self._outbox.stop()
                 await asyncio.wait(working, timeout=DRAIN_S)
+                await self._adapter.stop()
                 for task in (*working, *others):
                     task.cancel()
         finally:

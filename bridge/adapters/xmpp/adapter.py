@@ -56,6 +56,7 @@ from bridge.telemetry.log import get_logger
 log = get_logger("xmpp")
 
 NAME = "xmpp"
+_DRAIN_S = 5.0
 
 
 class XmppAddresses:
@@ -183,6 +184,20 @@ class XmppAdapter:
             group.create_task(self._connection.run())
             group.create_task(self._sort())
             group.create_task(self._check_sessions())
+
+    async def stop(self) -> None:
+        """Accepts nothing more; returns when what was accepted is stored. `run` goes on.
+
+        Deliveries are `Unavailable` from now on: finish those in hand first.
+        """
+        await self._connection.stop()
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                while self._connection.has_unread or not self._lanes.is_empty:
+                    await self._lanes.wait_empty()
+                    await asyncio.sleep(0)  # what is unread goes into lanes now
+        except TimeoutError:
+            log.warning("stanzas dropped at the end")
 
     # --- deliveries -----------------------------------------------------------------------------
 

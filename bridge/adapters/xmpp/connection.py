@@ -47,6 +47,7 @@ _GUILTY = 3
 """Streams without any error that a lone delivery may see closing."""
 _SUSPECTS_KEPT = 1000
 _CONNECT_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,9 @@ class Connection:
         self._on_connected = on_connected
         self._on_status = on_status
         self._stream: Stream | None = None
+        """Where we write."""
+        self._reading: Stream | None = None
+        """The same, until its end even when we have said that we stop."""
         self._inbox: deque[Received] = deque()
         self._arrival = asyncio.Event()
         # A fence that an earlier process wrote may still come back: it is not ours.
@@ -106,6 +110,7 @@ class Connection:
         self._fences: dict[str, asyncio.Future[None]] = {}
         self._next_fence: asyncio.Future[None] | None = None
         self._suspicion: dict[str, int] = {}
+        self._stopping = asyncio.Event()
         self._alone = asyncio.Lock()
         self._writing = asyncio.Lock()
         self.status = Status(state="connecting", text="not yet connected")
@@ -119,8 +124,8 @@ class Connection:
             self._arrival.clear()
             await self._arrival.wait()
         received = self._inbox.popleft()
-        if len(self._inbox) == self._limits.inbound_stanzas // 2 and self._stream is not None:
-            self._stream.resume_reading()
+        if len(self._inbox) == self._limits.inbound_stanzas // 2 and self._reading is not None:
+            self._reading.resume_reading()
         return received
 
     def _on_stanza(self, received: Received) -> None:
@@ -132,8 +137,8 @@ class Connection:
             return
         self._inbox.append(received)
         self._arrival.set()
-        if len(self._inbox) >= self._limits.inbound_stanzas and self._stream is not None:
-            self._stream.pause_reading()
+        if len(self._inbox) >= self._limits.inbound_stanzas and self._reading is not None:
+            self._reading.pause_reading()
 
     # --- out ------------------------------------------------------------------------------------
 
@@ -241,19 +246,39 @@ class Connection:
     # --- keeping it up --------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Connects, watches, and connects again, until cancelled."""
+        """Connects, watches, and connects again, until cancelled or stopped."""
         failures = 0
-        while True:
+        while not self._stopping.is_set():
             self._set_status("connecting", f"connecting to {self._where}")
             closed = await self._connect_once()
             if self.status.state == "connected":
                 failures = 0
+            if self._stopping.is_set():
+                return
             self._set_status(*self._judge(closed))
             failures += 1
             pause = min(self._limits.reconnect_max_s, 0.25 * 2 ** min(failures, 10))
             if self.status.state == "refused":
                 pause = self._limits.refused_retry_s
             await self._clock.sleep(pause * (0.75 + 0.5 * self._random.random()))
+
+    async def stop(self) -> None:
+        """Ends the stream, and takes in what the server had sent before it heard so.
+
+        From its own end on it answers in our place that we are away; nothing is lost in between.
+        """
+        self._stopping.set()
+        stream = self._stream
+        if stream is None or not stream.write(str(stream.stream_footer)):
+            return
+        self._stream = None  # nothing may be written after the end
+        self.connected.clear()
+        await asyncio.wait({stream.closed}, timeout=_CLOSE_TIMEOUT_S)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether stanzas wait for `receive`."""
+        return bool(self._inbox)
 
     @property
     def _where(self) -> str:
@@ -288,14 +313,17 @@ class Connection:
             raise
         if stream.closed.done():
             return stream.closed.result()
+        if self._stopping.is_set():
+            stream.end()
+            return Closed(condition="", text="stopped")
         try:
-            self._stream = stream
+            self._stream = self._reading = stream
             self._set_status("connected", f"connected to {self._where} as {self._settings.domain}")
             self.connected.set()
             self._on_connected()
             return await self._watch(stream)
         finally:
-            self._stream = None
+            self._stream = self._reading = None
             self.connected.clear()
             stream.end()
             self._fail_fences(stream.closed.result() if stream.closed.done() else None)

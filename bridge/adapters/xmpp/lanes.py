@@ -38,6 +38,7 @@ class StanzaLanes:
         self._in_hand = 0
         self._running_beside = 0
         self._has_room = asyncio.Event()
+        self._emptied = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -66,6 +67,16 @@ class StanzaLanes:
         self._in_hand += 1
         return True
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._lanes
+
+    async def wait_empty(self) -> None:
+        """Until no stanza is in any lane; what runs beside them does not count."""
+        while self._lanes:
+            self._emptied.clear()
+            await self._emptied.wait()
+
     def spawn(self, job: Callable[[], Awaitable[None]]) -> bool:
         """Runs beside the lanes. False: too much does already."""
         if self._group is None or self._running_beside >= self._beside:
@@ -89,6 +100,7 @@ class StanzaLanes:
                 self._has_room.set()
         finally:
             del self._lanes[key]
+            self._emptied.set()
 
 
 async def _guarded(job: Callable[[], Awaitable[None]]) -> None:

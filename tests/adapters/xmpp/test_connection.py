@@ -269,3 +269,20 @@ async def test_an_address_that_is_no_server_is_said_so(clock: FakeClock) -> None
         await until(lambda: connection.status.state == "unreachable")
         assert "127.0.0.1:1 is not there" in connection.status.text
         task.cancel()
+
+
+async def test_what_the_server_sent_before_it_heard_of_our_stop_is_still_received(
+    connection: Connection, server: TinyServer
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(connection.stop())
+        await until(lambda: not connection.connected.is_set())
+        with pytest.raises(Unavailable):
+            await connection.send([line("too late")])
+        assert server.writer is not None
+        server.writer.write(ET.tostring(line("just in time")) + b"</stream:stream>")
+    async with asyncio.timeout(WAIT_S):
+        received = await connection.receive()
+    assert received.element.findtext("{*}body") == "just in time"
+    assert not connection.has_unread
+    assert server.connections == 1
