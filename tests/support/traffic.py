@@ -177,10 +177,6 @@ class Round:
 
     def _transmit(self, chat: Chat, message: Written) -> None:
         message.last_s = time.monotonic()
-        if not self._juliet.is_online:
-            return
-        message.transmissions.append(self._transmissions[chat.name])
-        self._transmissions[chat.name] += 1
         xml = ET.Element(
             client_tag("message"),
             {
@@ -193,7 +189,12 @@ class Round:
         ET.SubElement(xml, f"{{{STANZA_ID}}}origin-id", {"id": message.message_id})
         if not chat.is_room:
             ET.SubElement(xml, f"{{{RECEIPTS}}}request")
-        self._juliet.send(xml)
+        try:
+            self._juliet.send(xml)
+        except Unavailable:
+            return  # offline
+        message.transmissions.append(self._transmissions[chat.name])
+        self._transmissions[chat.name] += 1
 
     def _repeat(self, chat: Chat) -> bool:
         """Sends again what is due; False: nothing waits for an acknowledgement any more."""

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from slixmpp import ClientXMPP
+from slixmpp.xmlstream.xmlstream import NotConnectedError
 
 from bridge.demo.people.stanza import (
     MUC,
@@ -280,7 +281,10 @@ class XmppPerson:
         """Write these bytes to the stream, well-formed or not."""
         if self._stream is None or not self.is_online:
             raise Unavailable(f"{self.address} is not online")
-        self._stream.send_raw(data)
+        try:
+            self._stream.send_raw(data)
+        except NotConnectedError as exc:
+            raise Unavailable(f"{self.address} has just lost the connection") from exc
 
     def send(self, element: ET.Element) -> str:
         """Send a stanza (names in the client namespace); gives its id, a new one if it had none."""
