@@ -30,7 +30,7 @@ from bridge.storage.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rooms:
-    """The verbs. `receiver.run()` is the only long-lived part."""
+    """The verbs. Long-lived are `receiver.run()` and `handshake.run()`."""
 
     sender: Sender
     creator: RoomCreator
@@ -77,6 +77,23 @@ def build_rooms(
     acceptor = Acceptor(database=database, states=states, appender=appender, clock=clock)
     outside = Outside(server_name=server_name, database=database, verifier=verifier, clock=clock)
     underway = Underway()
+    receiver = Receiver(
+        database=database,
+        states=states,
+        acceptor=acceptor,
+        verifier=verifier,
+        gaps=GapFiller(
+            server_name=server_name,
+            database=database,
+            states=states,
+            acceptor=acceptor,
+            verifier=verifier,
+            peers=peers,
+        ),
+        outside=outside,
+        clock=clock,
+        new_trace=make_trace,
+    )
     return Rooms(
         sender=sender,
         creator=RoomCreator(
@@ -101,25 +118,10 @@ def build_rooms(
             keyring=keyring,
             peers=peers,
             underway=underway,
+            take=receiver.take,
             clock=clock,
         ),
-        receiver=Receiver(
-            database=database,
-            states=states,
-            acceptor=acceptor,
-            verifier=verifier,
-            gaps=GapFiller(
-                server_name=server_name,
-                database=database,
-                states=states,
-                acceptor=acceptor,
-                verifier=verifier,
-                peers=peers,
-            ),
-            outside=outside,
-            clock=clock,
-            new_trace=make_trace,
-        ),
+        receiver=receiver,
         answers=Answers(
             server_name=server_name,
             key=key,

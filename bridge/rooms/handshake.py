@@ -30,7 +30,7 @@ from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
 from bridge.rooms.accept import Acceptor, has_create, state_from
 from bridge.rooms.append import Appender, Plan, Repeated, RoomLocks, forget_invites
-from bridge.rooms.before_join import BeforeJoin
+from bridge.rooms.before_join import BeforeJoin, Take
 from bridge.rooms.create import member_content
 from bridge.rooms.load import EMPTY, KnownEvent, Room, RoomStates, Snapshot
 from bridge.rooms.network import Json, KeyRing, Peers, UserProfile
@@ -71,6 +71,7 @@ class Handshake:
         keyring: KeyRing,
         peers: Peers,
         underway: Underway,
+        take: Take,
         clock: Clock,
     ) -> None:
         self._server_name = server_name
@@ -88,8 +89,17 @@ class Handshake:
         self._clock = clock
         self._locks = RoomLocks()
         self._before_join = BeforeJoin(
-            states=states, outside=outside, verifier=verifier, peers=peers
+            states=states,
+            outside=outside,
+            verifier=verifier,
+            peers=peers,
+            take=take,
+            clock=clock,
         )
+
+    async def run(self) -> None:
+        """What is left to do after a join, for ever."""
+        await self._before_join.run()
 
     # --- join -------------------------------------------------------------------------------
 
@@ -210,7 +220,10 @@ class Handshake:
             await self._acceptor.accept(join.room_id, join, trace_id=trace_id)
             return
         judged, state, fresh = await self._verify_state(join, answer)
-        written = await self._before_join.find(peer, join, state, fresh)
+        invite = await self._before_join.find_invite(join)
+        written = (
+            [] if invite is None else await self._before_join.find(peer, join, invite, state, fresh)
+        )
 
         async def attempt() -> None:
             plan, before = await self._plan_entry(join, state)
@@ -237,6 +250,8 @@ class Handshake:
 
         await self._appender.until_unmoved(join.room_id, attempt)
         log.info("room entered", room_id=join.room_id, peer=peer, version=join.version.id)
+        if invite is not None:
+            await self._before_join.take_newest(peer, join)
 
     async def _plan_entry(self, join: Pdu, state: Snapshot) -> tuple[Plan, Snapshot]:
         """A plan that starts from the given state: nothing before it is known."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from bridge.engine.versions import VERSIONS
 from bridge.ids import EventId, RoomId, UserId
+from bridge.rooms.before_join import AGAIN_AFTER_S
 from bridge.storage import streams
 from bridge.storage.schema import stream_events
+from tests.support.clock import FakeClock
 from tests.support.network import Network, Server, trace
 from tests.support.talk import heard, make_room, say
 
@@ -117,3 +121,32 @@ async def test_a_forged_event_is_left_out(network: Network) -> None:
     network.tamper = change_first
     await there.backend.join(user_id=guest, room_id=room_id, via=[])
     assert await told(there) == ["invite", "two", "join"]
+
+
+async def test_what_is_written_beside_the_join_is_fetched(network: Network) -> None:
+    here, there, room_id, guest = await invited(network)
+
+    async def say_meanwhile(endpoint: str) -> None:
+        if endpoint == "send_join":
+            network.after_answer = None
+            await say(here, room_id, "maker", "while you came in")
+
+    network.after_answer = say_meanwhile
+    network.lose_pdu = lambda peer, pdu: True
+    await there.backend.join(user_id=guest, room_id=room_id, via=[])
+    await there.rooms.receiver.work_off_due()
+    assert await told(there) == ["invite", "join", "while you came in"]
+
+
+async def test_a_moment_later_it_looks_again(network: Network, clock: FakeClock) -> None:
+    here, there, room_id, guest = await invited(network)
+    network.lose_pdu = lambda peer, pdu: True
+    await there.backend.join(user_id=guest, room_id=room_id, via=[])
+    await say(here, room_id, "maker", "just missed")
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(there.rooms.handshake.run())
+        while "just missed" not in await told(there):
+            await clock.advance(AGAIN_AFTER_S)
+            await there.rooms.receiver.work_off_due()
+        running.cancel()
+    assert await told(there) == ["invite", "join", "just missed"]
