@@ -398,6 +398,7 @@ class Gateway:
                 ]
                 others = [
                     tasks.create_task(self._rooms.receiver.run()),
+                    tasks.create_task(self._rooms.handshake.run()),
                     tasks.create_task(self._sender.run()),
                     tasks.create_task(self._feed.run()),
                     tasks.create_task(self._adapter.run()),
