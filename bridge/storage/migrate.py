@@ -6,8 +6,9 @@ processes may start at once: one migrates, the others wait for it.
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,19 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 import bridge
-from bridge.errors import IsthmusError, Misconfigured
+from bridge.errors import IsthmusError, Misconfigured, Unavailable
 from bridge.storage.dialect import dialect_for, translated
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+
+MIGRATION_TIMEOUT_S = 3600
+_ELSEWHERE = (
+    "import sys\n"
+    "from bridge.storage import migrate\n"
+    "sys.exit(migrate.upgrade_from_standard_input())\n"
+)
 
 
 def migrations_folder() -> Path:
@@ -32,25 +41,38 @@ def migrations_folder() -> Path:
 
 
 def bring_up(url: str) -> bool:
-    """Migrate where it is needed; True when it was. Alembic stays out of this process where
-    nothing is to be done, and whenever it is needed works in a process of its own."""
+    """Migrate where it is needed; True when it was. Alembic stays out of this process: it works
+    in one of its own, which is told the URL (it may hold a password) on its standard input."""
     if _revision(url) == _newest_revision():
         return False
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        problem = pool.submit(_upgrade_elsewhere, url).result()
-    if problem is not None:
-        raise Misconfigured(*problem)
+    package = str(Path(bridge.__file__).resolve().parent.parent)
+    search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _ELSEWHERE],
+            input=url,
+            env={**os.environ, "PYTHONPATH": search},
+            capture_output=True,
+            text=True,
+            timeout=MIGRATION_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise Unavailable(f"the migration took over {MIGRATION_TIMEOUT_S} s") from exc
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["the migration failed"]
+        raise Misconfigured("database.url", lines[-1].removeprefix("database.url: "))
     return True
 
 
-def _upgrade_elsewhere(url: str) -> tuple[str, str] | None:
-    """`upgrade` in another process: what is wrong comes back as setting and reason."""
+def upgrade_from_standard_input() -> int:
+    """The other end of `bring_up`."""
     try:
-        upgrade(url)
+        upgrade(sys.stdin.read())
     except IsthmusError as exc:
-        return "database.url", exc.reason
-    return None
+        sys.stderr.write(f"{exc.reason}\n")
+        return 1
+    return 0
 
 
 def _newest_revision() -> str:

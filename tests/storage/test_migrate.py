@@ -109,3 +109,25 @@ def test_a_database_newer_than_the_program_is_refused(tmp_path: Path) -> None:
     assert not migrate.is_current(url)
     with pytest.raises(Misconfigured, match="newer"):
         migrate.upgrade(url)
+
+
+def test_bringing_up_migrates_once(empty_url: str) -> None:
+    assert migrate.bring_up(empty_url)
+    assert migrate.is_current(empty_url)
+    assert not migrate.bring_up(empty_url)
+
+
+def test_bringing_up_says_why_it_cannot(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="No such file"):
+        migrate.bring_up(f"sqlite:///{tmp_path}/missing/new.sqlite")
+
+
+def test_a_database_newer_than_the_program_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/new.sqlite"
+    migrate.bring_up(url)
+    engine = dialect_for(url).engine("write")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
+    with pytest.raises(Misconfigured, match="newer than the program"):
+        migrate.bring_up(url)
