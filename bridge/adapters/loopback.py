@@ -111,9 +111,11 @@ class LoopbackAdapter:
     async def leave(self, address: str, room_id: RoomId, *, reason: str | None = None) -> None:
         await self._listener.leave(address=address, room_id=room_id, reason=reason)
 
-    async def bounce(self, outbox_id: int, condition: str = "item-not-found") -> None:
-        """The network returns something that it had taken."""
-        await self._listener.on_bounced(outbox_id=outbox_id, condition=condition, text=None)
+    async def bounce(self, address: str, outbox_id: int, condition: str = "item-not-found") -> None:
+        """`address` returns something that the network had taken."""
+        await self._listener.on_bounced(
+            address=address, outbox_id=outbox_id, condition=condition, text=None
+        )
 
     # --- what reaches them ----------------------------------------------------------------------
 

@@ -18,7 +18,9 @@ class RoomActions(Protocol):
 
     async def find_room(self, target: RoomAlias | RoomId) -> RoomId: ...
 
-    async def leave(self, *, user_id: UserId, room_id: RoomId) -> None: ...
+    async def leave(self, *, user_id: UserId, room_id: RoomId) -> None:
+        """The caller's own membership, or an invite of theirs. NotFound: there is none."""
+        ...
 
     def room_from_typed(self, text: str) -> RoomAlias | RoomId:
         """What a person would type for a room. Raises BadInput."""

@@ -12,6 +12,7 @@ from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
 MAX_LINE = 2000
+MAX_WORD = 50
 
 
 class Dispatch:
@@ -30,7 +31,7 @@ class Dispatch:
             words = ["help"]
         command = self._commands.get(words[0].lower().lstrip("!/"))
         if command is None:
-            return f"I do not know {words[0]!r}. Write `help` to see what I can do."
+            return f"I do not know {words[0][:MAX_WORD]!r}. Write `help` to see what I can do."
         context = Context(
             caller=caller,
             arguments=tuple(words[1:]),
@@ -42,5 +43,5 @@ class Dispatch:
         except IsthmusError as exc:
             return f"That did not work: {exc.reason}"
         except Exception:
-            log.exception("a command failed", command=words[0])
+            log.exception("a command failed", command=command.info.name)
             return "That did not work, because of a fault of mine. It is in the log."

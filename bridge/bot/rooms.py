@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bridge.errors import BadInput
-from bridge.ids import RoomAlias, RoomId, UserId, parse_room_alias, parse_room_id
+from bridge.errors import BadInput, NotFound, Refused
+from bridge.ids import RoomAlias, RoomId, UserId, parse_room_alias, parse_room_id, server_of
 from bridge.ports.matrix import MatrixBackend, RoomInfo
 
 RoomAddress = Callable[[str], RoomAlias | RoomId | None]
@@ -20,8 +20,20 @@ class BackendRooms:
         self._addresses = tuple(addresses)
 
     async def rooms_of(self, user_id: UserId) -> Sequence[RoomInfo]:
-        infos = [await self._backend.room(r) for r in await self._backend.joined_rooms(user_id)]
-        return [info for info in infos if not info.direct]
+        self._check_ours(user_id)
+        found: list[RoomInfo] = []
+        for room_id in await self._backend.joined_rooms(user_id):
+            try:
+                info = await self._backend.room(room_id)
+            except NotFound:
+                continue  # left in the meantime
+            if not info.direct:
+                found.append(info)
+        return found
+
+    def _check_ours(self, user_id: UserId) -> None:
+        if server_of(user_id) != self._backend.server_name:
+            raise Refused("you are on Matrix yourself: your own client shows and leaves your rooms")
 
     async def find_room(self, target: RoomAlias | RoomId) -> RoomId:
         if target.startswith("!"):
@@ -30,6 +42,10 @@ class BackendRooms:
         return room_id
 
     async def leave(self, *, user_id: UserId, room_id: RoomId) -> None:
+        self._check_ours(user_id)
+        member = await self._backend.member(room_id, user_id)
+        if member is None or member.membership not in ("join", "invite", "knock"):
+            raise NotFound("you are not in this room")
         await self._backend.leave(user_id=user_id, room_id=room_id)
 
     def room_from_typed(self, text: str) -> RoomAlias | RoomId:

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from bridge.clock import Clock
 from bridge.content.events import from_event, split_message, to_event
 from bridge.content.model import Message
-from bridge.errors import NotFound, Refused, Unavailable
+from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomAlias, RoomId, ServerName, TraceId, UserId, server_of
 from bridge.portals.directory import Directory, direct_lane, room_lane
 from bridge.portals.ghosts import Ghosts
@@ -38,10 +38,12 @@ from bridge.ports.matrix import MatrixBackend, Profile, RoomInfo
 from bridge.storage import journal, messages, queues
 from bridge.storage.database import Database, Transaction, Unit
 from bridge.storage.messages import MappedMessage
+from bridge.storage.portals import DIRECT, ENCRYPTED, FORMER
 from bridge.storage.queues import QueueItem
 from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
+MAX_REASON = 500
 
 OnCommand = Callable[[Caller, str], Awaitable[str]]
 
@@ -51,13 +53,15 @@ def inbox_transaction(epoch: str, inbox_id: int, part: int) -> str:
     return f"{epoch}.in.{inbox_id}.{part}"
 
 
-def find_inbox_id(epoch: str, transaction_id: str | None) -> int | None:
-    """The inbox row behind a transaction ID of ours."""
+def find_inbox_part(epoch: str, transaction_id: str | None) -> tuple[int, int] | None:
+    """The inbox row and the part behind a transaction ID of ours."""
     head = f"{epoch}.in."
     if transaction_id is None or not transaction_id.startswith(head):
         return None
-    number, _, _ = transaction_id.removeprefix(head).partition(".")
-    return int(number) if number.isdecimal() else None
+    number, _, part = transaction_id.removeprefix(head).partition(".")
+    if not (number.isdecimal() and part.isdecimal()):
+        return None
+    return int(number), int(part)
 
 
 class FromChat:
@@ -125,12 +129,14 @@ class FromChat:
     async def deliver(self, item: QueueItem) -> Unit[None]:
         """Carries one inbox row into its room."""
         message = from_json(ChatMessage, item.payload)
-        room_id = message.to_room or await self._direct_room(item, message)
+        if message.to_room is not None:
+            return await self._send(item, message, message.to_room)
+        if message.to_user is None:
+            raise BadInput("a message to nobody")
+        room_id = await self._direct_room(item, message, message.to_user)
         return await self._send(item, message, room_id)
 
-    async def _direct_room(self, item: QueueItem, message: ChatMessage) -> RoomId:
-        assert message.to_user is not None
-        target = message.to_user
+    async def _direct_room(self, item: QueueItem, message: ChatMessage, target: UserId) -> RoomId:
         if server_of(target) == self._backend.server_name:
             raise NotFound(f"there is no {target} here")
         room_id = await self._directory.open_direct(
@@ -149,6 +155,8 @@ class FromChat:
         ghost = await self._ghosts.ensure(message.sender)
         sent: list[EventId] = []
         parts = split_message(message.message, extensible=info.extensible)
+        if not parts:
+            raise Refused("there is nothing in this message", rule="empty")
         for number, part in enumerate(parts):
             event_type, content = to_event(part, extensible=info.extensible)
             sent.append(
@@ -169,30 +177,34 @@ class FromChat:
 
         def unit(tx: Transaction) -> None:
             for number, event_id in enumerate(sent):
-                is_last = number == len(sent) - 1
+                # Their server may have answered before we came to write this.
                 taken = not is_direct or messages.is_accepted(tx, event_id)
-                receipt_due = is_direct and message.wants_receipt and is_last
-                messages.put(
-                    tx,
-                    MappedMessage(
-                        adapter=message.adapter,
-                        room_id=room_id,
-                        event_id=event_id,
-                        part=number,
-                        chat=message.to_user or room_id,
-                        sender=message.sender,
-                        stanza_id=message.stanza_id,
-                        origin_id=message.origin_id,
-                        origin="chat",
-                        receipt_due=receipt_due and not taken,
-                        session=message.session,
-                        sent_to=message.sent_to,
-                        pending=not taken,
-                        noticed_ms=None,
-                        at_ms=now_ms,
-                    ),
+                refusal = None if taken else messages.find_refusal(tx, event_id)
+                is_awaited = not taken and refusal is None
+                receipt_due = (
+                    is_direct and message.wants_receipt and number == len(sent) - 1
+                ) and refusal is None
+                mapped = MappedMessage(
+                    adapter=message.adapter,
+                    room_id=room_id,
+                    event_id=event_id,
+                    part=number,
+                    chat=message.to_user or room_id,
+                    sender=message.sender,
+                    stanza_id=message.stanza_id,
+                    origin_id=message.origin_id,
+                    origin="chat",
+                    receipt_due=receipt_due and is_awaited,
+                    session=message.session,
+                    sent_to=message.sent_to,
+                    pending=is_awaited,
+                    noticed_ms=None,
+                    at_ms=now_ms,
                 )
-                if receipt_due and taken:
+                messages.put(tx, mapped)
+                if refusal is not None:
+                    put_refusal(tx, mapped, error=refusal, trace=message.trace, now_ms=now_ms)
+                elif receipt_due and taken:
                     put_receipt(
                         tx,
                         adapter=message.adapter,
@@ -236,21 +248,57 @@ class FromChat:
                 trace_id=message.trace,
                 now_ms=now_ms,
             )
+            journal.record(
+                tx,
+                trace_id=message.trace,
+                step="bridge",
+                decision="refused",
+                detail=reason,
+                now_ms=now_ms,
+            )
 
+        await self._give_up_invitation(item, message)
         return unit
+
+    async def _give_up_invitation(self, item: QueueItem, message: ChatMessage) -> None:
+        """The last message that waited for somebody to accept our invitation is given up: so is
+        the invitation."""
+        target = message.to_user
+        if target is None:
+            return
+        portal = await self._directory.find_direct(address=message.sender, user_id=target)
+        if portal is None or portal.room_id is None or portal.status != "open":
+            return
+        waiting = await self._database.read(
+            lambda tx: queues.waiting_in_lane(tx, queues.INBOX, item.lane, limit=2)
+        )
+        member = await self._backend.member(portal.room_id, target)
+        if waiting not in ([], [item.id]) or member is None or member.membership != "invite":
+            return
+        ghost, room_id = self._addresses.user_of(message.sender), portal.room_id
+        try:
+            await self._backend.kick(room_id=room_id, sender=ghost, target=target, reason=None)
+        except (Refused, NotFound) as exc:
+            # Where both have the same level an invitation cannot be taken back.
+            log.info("an invitation stays", room_id=room_id, reason=exc.reason)
+        await self._directory.leave(user_id=ghost, room_id=room_id)
+        await self._directory.close(portal)
 
     async def on_waiting(self, item: QueueItem, waited_s: float) -> None:
         """A message waits before it became an event: its author is told, not alarmed."""
         message = from_json(ChatMessage, item.payload)
         if message.to_user is None:
             return
-        who = await self.find_member_name(message.to_user) or message.to_user
+        head = await self._database.read(
+            lambda tx: queues.waiting_in_lane(tx, queues.INBOX, item.lane, limit=1)
+        )
         await self._notices.tell_address(
             address=message.sender,
-            text=f"Your message to {who} ({message.to_user}) is waiting: "
+            text=f"What you wrote to {message.to_user} is waiting: "
             f"{item.reason or 'not delivered yet'}. It will be delivered as soon as possible; "
             "there is no need to send it again.",
-            cause=f"waiting/{item.id}",
+            # One notice for all that waits for the same.
+            cause=f"waiting/in/{next(iter(head), item.id)}",
             trace=message.trace,
         )
 
@@ -260,17 +308,32 @@ class FromChat:
         room_id, _ = await self._resolve(target)
         return room_id
 
-    async def describe_room(self, target: RoomAlias | RoomId) -> RoomInfo | None:
+    async def describe_room(
+        self, target: RoomAlias | RoomId, *, address: str | None = None
+    ) -> RoomInfo | None:
         room_id = await self.find_room(target)
         try:
-            return await self._backend.room(room_id)
+            info = await self._backend.room(room_id)
         except NotFound:
             return None
+        if info.join_rule == "public":
+            return info
+        if address is None:
+            return None
+        member = await self._backend.member(room_id, self._addresses.user_of(address))
+        may_know = member is not None and member.membership in ("join", "invite")
+        return info if may_know else None
 
     async def enter(
         self, *, address: str, target: RoomAlias | RoomId, nickname: str, history_limit: int
     ) -> RoomView:
         room_id, via = await self._resolve(target)
+        for portal in await self._directory.of_room(room_id):
+            if portal.kind in (DIRECT, FORMER, ENCRYPTED) and portal.chat == address:
+                raise Refused(
+                    f"this is your chat with {portal.user_id}: write to them directly",
+                    rule="direct",
+                )
         ghost = await self._ghosts.ensure(address, name=nickname)
         await self._backend.join(user_id=ghost, room_id=room_id, via=via)
         # The portal stands before the view is read: what comes later arrives as a delivery.
@@ -325,8 +388,15 @@ class FromChat:
 
     async def rooms_of(self, address: str) -> Sequence[RoomInfo]:
         ghost = self._addresses.user_of(address)
-        infos = [await self._backend.room(r) for r in await self._backend.joined_rooms(ghost)]
-        return [info for info in infos if not info.direct]
+        found: list[RoomInfo] = []
+        for room_id in await self._backend.joined_rooms(ghost):
+            try:
+                info = await self._backend.room(room_id)
+            except NotFound:
+                continue  # left in the meantime
+            if not info.direct:
+                found.append(info)
+        return found
 
     async def find_member_name(self, user_id: UserId) -> str | None:
         try:
@@ -337,18 +407,57 @@ class FromChat:
 
     # --- what comes back -------------------------------------------------------------------
 
-    async def on_bounced(self, *, outbox_id: int, condition: str, text: str | None) -> None:
+    async def on_bounced(
+        self, *, address: str, outbox_id: int, condition: str, text: str | None
+    ) -> None:
         """A stanza of ours came back as an error: whoever wrote the message is told."""
         try:
             item = await self._database.read(lambda tx: queues.get(tx, queues.OUTBOX, outbox_id))
         except NotFound:
             log.info("bounce of a forgotten delivery", outbox_id=outbox_id, condition=condition)
             return
-        await self._notices.tell_author(item, reason=text or condition, cause="bounce")
+        if item.payload.get("to") != address:
+            log.info("bounce by somebody else", outbox_id=outbox_id, address=address)
+            return
+        reason = (text or condition)[:MAX_REASON]
+        await self._notices.tell_author(item, reason=reason, cause="bounce")
 
     async def on_command(self, *, address: str, text: str) -> str:
         ghost = await self._ghosts.ensure(address)
         return await self._on_command(Caller(user_id=ghost), text)
+
+
+def put_refusal(
+    tx: Transaction, message: MappedMessage, *, error: str, trace: TraceId, now_ms: int
+) -> None:
+    """The other's server did not take an event: an error on the message it was written as."""
+    if message.origin != "chat" or not message.session:
+        return
+    failure = Failure(
+        to=message.session,
+        sent_from=message.sent_to,
+        stanza_id=message.stanza_id,
+        in_room=False,
+        errcode="M_FORBIDDEN",
+        text=f"Their server refused it: {error[:MAX_REASON]}",
+    )
+    queues.put_outbox(
+        tx,
+        lane=f"{message.adapter}:person:{message.sender}",
+        adapter=message.adapter,
+        cause=f"refused/{message.event_id}",
+        payload=to_tagged(failure),
+        trace_id=trace,
+        now_ms=now_ms,
+    )
+    journal.record(
+        tx,
+        trace_id=trace,
+        step="accepted",
+        decision="refused",
+        detail=error,
+        now_ms=now_ms,
+    )
 
 
 def put_receipt(

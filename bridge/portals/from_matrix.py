@@ -11,16 +11,17 @@ from collections.abc import Awaitable, Callable
 
 from bridge.clock import Clock
 from bridge.content.events import from_event
-from bridge.content.model import Encrypted, Message, NotRendered
+from bridge.content.model import Encrypted, Message, NotRendered, Outcome
 from bridge.errors import NotFound
 from bridge.ids import RoomAlias, RoomId, TraceId, UserId, localpart_of
 from bridge.portals.directory import Directory, direct_lane, room_lane
-from bridge.portals.from_chat import find_inbox_id, put_receipt
+from bridge.portals.from_chat import find_inbox_part, put_receipt, put_refusal
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.membership import Membership
 from bridge.portals.notices import Notices
 from bridge.ports.chat import (
     AddressMap,
+    BotNotice,
     ChatMessage,
     Delivery,
     DirectMessage,
@@ -33,16 +34,18 @@ from bridge.ports.command import Caller
 from bridge.ports.matrix import Acceptance, MatrixBackend, Profile, RoomEvent
 from bridge.storage import journal, messages, queues
 from bridge.storage.database import Database, Transaction
-from bridge.storage.portals import DIRECT, ENCRYPTED, MANAGEMENT, SERVED, Portal
+from bridge.storage.portals import DIRECT, ENCRYPTED, FORMER, MANAGEMENT, SERVED, Portal
 from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
 
 OnCommand = Callable[[Caller, str], Awaitable[str]]
 ENCRYPTED_LINE = "[an encrypted message that this gateway cannot read]"
-UNREAD_TEXT = (
-    "This message was not delivered: it is encrypted, and the gateway cannot read it. "
-    "Please use the chat without encryption that I have invited you to."
+UNREAD_TEXT = "This message was not delivered: it is encrypted, and the gateway cannot read it."
+READABLE_TEXT = "Please use the chat without encryption that I have invited you to."
+NO_READABLE_TEXT = "Please invite me to a direct chat without encryption."
+UNREAD_COMMAND_TEXT = (
+    "I cannot read what is encrypted. Please write to me in a chat without encryption."
 )
 
 
@@ -77,65 +80,86 @@ class FromMatrix:
             return
         if event.type == "m.room.member" and event.state_key is not None:
             await self._membership.on_member(event)
-        for portal in await self._directory.of_room(event.room_id):
+        portals = await self._directory.of_room(event.room_id)
+        if not portals and not event.own and event.state_key is None:
+            portals = await self._membership.find_again(event)
+        for portal in portals:
             if portal.kind == SERVED:
                 await self._to_served(event, portal)
-            elif portal.kind == DIRECT:
+            elif portal.kind in (DIRECT, FORMER, ENCRYPTED):
                 await self._to_direct(event, portal)
-            elif portal.kind == ENCRYPTED:
-                await self._to_encrypted(event, portal)
             elif portal.kind == MANAGEMENT:
-                await self._to_bot(event)
+                await self._to_bot(event, portal)
 
     # --- direct chats ------------------------------------------------------------------------
 
     async def _to_direct(self, event: RoomEvent, portal: Portal) -> None:
-        if event.own:
-            return
-        if event.type == "m.room.encryption":
+        """To the one person of a direct chat. A room that we cannot read: what is readable goes
+        on, the rest is reported."""
+        if event.type == "m.room.encryption" and event.state_key == "":
             await self._membership.refuse_encrypted(
                 event, address=portal.chat, user_id=portal.user_id
             )
             return
-        if event.state_key is not None or event.redacted:
+        if event.state_key is not None:
             return
-        outcome = from_event(event.type, event.content, extensible=event.extensible)
-        if isinstance(outcome, NotRendered):
+        outcome = self._read(event)
+        if event.own:
+            await self._from_neighbour(event, portal, outcome)
+        elif isinstance(outcome, NotRendered):
             await self._note(event, outcome.reason)
         elif isinstance(outcome, Encrypted):
-            await self._membership.refuse_encrypted(
-                event, address=portal.chat, user_id=portal.user_id
-            )
             await self._report_unread(event, portal)
         else:
+            if portal.kind == FORMER and event.sender == portal.user_id:
+                # The answer goes where the question was asked.
+                await self._directory.bind_direct(
+                    address=portal.chat, user_id=portal.user_id, room_id=event.room_id
+                )
             await self._put(
                 event,
-                portal,
+                direct_lane(portal.adapter, portal.chat, portal.user_id),
+                f"direct/{portal.chat}",
                 DirectMessage(
                     to=portal.chat,
                     sender=event.sender,
                     event_id=event.event_id,
                     at_ms=event.origin_server_ts,
                     message=outcome,
+                    room_id=event.room_id,
                 ),
             )
 
-    async def _to_encrypted(self, event: RoomEvent, portal: Portal) -> None:
-        """A room that we cannot read: what is readable goes on, the rest is reported."""
-        if event.own or event.state_key is not None or event.redacted:
+    def _read(self, event: RoomEvent) -> Outcome:
+        if event.redacted:
+            return NotRendered(reason="no-content")
+        return from_event(event.type, event.content, extensible=event.extensible)
+
+    async def _from_neighbour(self, event: RoomEvent, portal: Portal, outcome: Outcome) -> None:
+        """Somebody else of the chat side is in a direct room, too. Their address is not ours to
+        send from, so that the bot tells what they say there."""
+        address = await self._ghosts.find_address(event.sender)
+        if address is None or address == portal.chat or not isinstance(outcome, Message):
             return
-        outcome = from_event(event.type, event.content, extensible=event.extensible)
-        if isinstance(outcome, Encrypted):
-            await self._report_unread(event, portal)
-        elif isinstance(outcome, Message):
-            await self._to_direct(event, portal)
+        await self._put(
+            event,
+            direct_lane(portal.adapter, portal.chat, portal.user_id),
+            f"direct/{portal.chat}",
+            BotNotice(
+                to=portal.chat,
+                text=f"{address}, in your chat with {portal.user_id}: {outcome.text}",
+            ),
+        )
 
     async def _report_unread(self, event: RoomEvent, portal: Portal) -> None:
         await self._note(event, "encrypted")
+        can_write = await self._membership.refuse_encrypted(
+            event, address=portal.chat, user_id=portal.user_id
+        )
         await self._notices.tell_room(
             room_id=event.room_id,
             sender=await self._ghosts.ensure(portal.chat),
-            text=UNREAD_TEXT,
+            text=f"{UNREAD_TEXT} {READABLE_TEXT if can_write else NO_READABLE_TEXT}",
             cause=f"unread/{event.event_id}",
             trace=event.trace_id,
         )
@@ -145,7 +169,7 @@ class FromMatrix:
     async def _to_served(self, event: RoomEvent, portal: Portal) -> None:
         delivery = await self._served_delivery(event)
         if delivery is not None:
-            await self._put(event, portal, delivery)
+            await self._put(event, room_lane(portal.adapter, event.room_id), "room", delivery)
 
     async def _served_delivery(self, event: RoomEvent) -> Delivery | None:
         content = event.content
@@ -168,9 +192,9 @@ class FromMatrix:
                 at_ms=event.origin_server_ts,
                 text=_text(content.get("topic")) or "",
             )
-        if event.state_key is not None or event.redacted:
+        if event.state_key is not None:
             return None
-        outcome = from_event(event.type, content, extensible=event.extensible)
+        outcome = self._read(event)
         if isinstance(outcome, NotRendered):
             await self._note(event, outcome.reason)
             return None
@@ -189,10 +213,12 @@ class FromMatrix:
         )
 
     async def _written(self, event: RoomEvent) -> ChatMessage | None:
-        """The chat message that became this event, if it was written on the chat side."""
-        inbox_id = find_inbox_id(self._database.epoch, event.transaction_id)
-        if inbox_id is None:
+        """The chat message that became this event, if it was written on the chat side; of several
+        events from one message the first has its ids."""
+        found = find_inbox_part(self._database.epoch, event.transaction_id)
+        if found is None or found[1] != 0:
             return None
+        inbox_id = found[0]
         try:
             item = await self._database.read(lambda tx: queues.get(tx, queues.INBOX, inbox_id))
         except NotFound:
@@ -201,36 +227,50 @@ class FromMatrix:
 
     # --- the bot -----------------------------------------------------------------------------
 
-    async def _to_bot(self, event: RoomEvent) -> None:
-        if event.own or event.state_key is not None or event.redacted:
+    async def _to_bot(self, event: RoomEvent, portal: Portal) -> None:
+        if event.own or event.state_key is not None:
             return
-        outcome = from_event(event.type, event.content, extensible=event.extensible)
-        if not isinstance(outcome, Message) or outcome.kind == "notice":
+        outcome = self._read(event)
+        text: str | None = None
+        if isinstance(outcome, Encrypted):
+            text = UNREAD_COMMAND_TEXT if event.sender == portal.user_id else None
+        elif isinstance(outcome, Message) and outcome.kind != "notice":
+            line = await self._command_in(event, outcome.text)
+            if line is not None:
+                text = await self._on_command(Caller(user_id=event.sender), line)
+        if text is None:
             return
-        answer = await self._on_command(Caller(user_id=event.sender), outcome.text)
         await self._notices.tell_room(
             room_id=event.room_id,
             sender=self._backend.bot,
-            text=answer,
+            text=text,
             cause=f"answer/{event.event_id}",
             trace=event.trace_id,
         )
 
+    async def _command_in(self, event: RoomEvent, text: str) -> str | None:
+        """What was said to the bot: everything between two, elsewhere what begins with its name."""
+        name = localpart_of(self._backend.bot)
+        for called in (self._backend.bot, f"!{name}", f"@{name}", name):
+            if text[: len(called)].lower() == called.lower():
+                rest = text[len(called) :]
+                if not rest or rest[0] in " :,\n":
+                    return rest.lstrip(" :,\n")
+        members = await self._backend.members(event.room_id)
+        return text if len(members) <= 2 else None
+
     # --- rows --------------------------------------------------------------------------------
 
-    async def _put(self, event: RoomEvent, portal: Portal, delivery: Delivery) -> None:
-        if portal.kind == SERVED:
-            lane = room_lane(portal.adapter, event.room_id)
-        else:
-            lane = direct_lane(portal.adapter, portal.chat, portal.user_id)
-        now_ms = self._clock.now_ms()
+    async def _put(self, event: RoomEvent, lane: str, to: str, delivery: Delivery) -> None:
+        """One row per event and receiver, whatever portals of theirs it stands in."""
+        adapter, now_ms = self._addresses.adapter, self._clock.now_ms()
 
         def unit(tx: Transaction) -> None:
             outbox_id = queues.put_outbox(
                 tx,
                 lane=lane,
-                adapter=portal.adapter,
-                cause=f"{event.event_id}/{portal.portal_id}",
+                adapter=adapter,
+                cause=f"{event.event_id}/{to}",
                 payload=to_tagged(delivery),
                 trace_id=event.trace_id,
                 now_ms=now_ms,
@@ -262,27 +302,26 @@ class FromMatrix:
         )
 
     async def on_acceptance(self, acceptance: Acceptance) -> None:
-        """A recipient's server has an event of ours: pending receipts are due."""
-        if acceptance.error is not None:
-            log.warning(
-                "a peer refused an event",
-                event_id=acceptance.event_id,
-                peer=acceptance.server,
-                error=acceptance.error,
-            )
-            return
+        """A recipient's server has an event of ours: pending receipts are due. Or it will not have
+        it: whoever wrote it is told."""
+        event_id, error = acceptance.event_id, acceptance.error
+        if error is not None:
+            log.warning("event refused", event_id=event_id, peer=acceptance.server, error=error)
         now_ms = self._clock.now_ms()
 
         def unit(tx: Transaction) -> None:
-            for message in messages.settle(tx, acceptance.event_id):
-                if message.receipt_due:
+            for message in messages.settle(tx, event_id):
+                trace = TraceId(message.event_id)
+                if error is not None:
+                    put_refusal(tx, message, error=error, trace=trace, now_ms=now_ms)
+                elif message.receipt_due:
                     put_receipt(
                         tx,
                         adapter=message.adapter,
                         session=message.session,
                         sent_to=message.sent_to,
                         stanza_id=message.stanza_id,
-                        trace=TraceId(message.event_id),
+                        trace=trace,
                         now_ms=now_ms,
                     )
 

@@ -3,13 +3,18 @@
 A ghost takes an `is_direct` invite at once; any other invite becomes an invitation on the chat
 side, and is accepted when the person enters. The bot takes every invite. When either side of a
 direct chat leaves, its portal closes.
+
+Events are told at least once, and again after a crash: what is not true any more (an invite that
+was answered since, somebody who left and came back) changes nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from bridge.clock import Clock
-from bridge.errors import NotFound, Refused
-from bridge.ids import RoomAlias, RoomId, ServerName, UserId, server_of
+from bridge.errors import BadInput, NotFound, Refused, Unavailable
+from bridge.ids import EventId, RoomAlias, RoomId, ServerName, UserId, server_of
 from bridge.portals.directory import Directory, direct_lane
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.notices import Notices
@@ -18,12 +23,15 @@ from bridge.ports.codec import to_tagged
 from bridge.ports.matrix import MatrixBackend, RoomEvent
 from bridge.storage import queues
 from bridge.storage.database import Database
-from bridge.storage.portals import DIRECT, ENCRYPTED, Portal
+from bridge.storage.portals import DIRECT, ENCRYPTED, FORMER, MANAGEMENT, Portal
 from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
 
-_JOIN_PAUSES_S = (0.1, 0.3, 1.0, 3.0, 10.0)
+MAX_REASON = 500
+MAX_JOIN_TRIES = 5
+MAX_JOINING = 1_000
+_JOIN_PAUSES_S = (0.1, 0.3)
 ENCRYPTED_TEXT = (
     "This chat is encrypted, and {address} is on XMPP: the gateway between us cannot read what you "
     "write here, so nothing of it is delivered. I have invited you to another chat without "
@@ -50,20 +58,44 @@ class Membership:
         self._notices = notices
         self._adapter = adapter
         self._clock = clock
+        # How often the join that an invite asks for was refused.
+        self._join_tries: dict[EventId, int] = {}
 
     async def on_member(self, event: RoomEvent) -> None:
         """One m.room.member event; idempotent."""
         user_id = UserId(event.state_key or "")
         membership = event.content.get("membership")
+        now = await self._backend.member(event.room_id, user_id)
+        is_in = now is not None and now.membership in ("join", "invite")
         if membership == "invite" and server_of(user_id) == self._backend.server_name:
-            await self._on_invite(event, user_id)
-        if membership in ("leave", "ban"):
-            for portal in await self._directory.of_room(event.room_id):
-                await self._on_gone(event, portal, user_id)
+            if is_in:
+                await self._on_invite(event, user_id)
+        elif membership in ("leave", "ban"):
+            if not is_in:
+                for portal in await self._directory.of_room(event.room_id):
+                    await self._on_gone(event, portal, user_id)
         elif membership == "join":
             for portal in await self._directory.of_room(event.room_id):
-                if portal.kind == DIRECT and portal.user_id == user_id:
-                    await self._hasten(portal)
+                await self._on_come(event, portal, user_id)
+
+    async def _on_come(self, event: RoomEvent, portal: Portal, user_id: UserId) -> None:
+        """Somebody is in a room that has a portal."""
+        if portal.kind not in (DIRECT, FORMER):
+            return
+        if portal.user_id == user_id:
+            await self._hasten(portal)
+        elif user_id != await self._ghosts.ensure(portal.chat):
+            await self._notices.tell_address(
+                address=portal.chat,
+                text=f"{await self._name(user_id)} is now in your chat with {portal.user_id} and "
+                "can read what you write there.",
+                cause=f"third/{event.room_id}/{portal.portal_id}/{user_id}",
+                trace=event.trace_id,
+            )
+
+    async def _name(self, user_id: UserId) -> str:
+        """An address of the chat side as such, everybody else by their user ID."""
+        return await self._ghosts.find_address(user_id) or user_id
 
     async def _hasten(self, portal: Portal) -> None:
         """Messages that waited for this person to come are due now."""
@@ -75,36 +107,76 @@ class Membership:
     async def _on_invite(self, event: RoomEvent, user_id: UserId) -> None:
         via = [server_of(event.sender)]
         if user_id == self._backend.bot:
-            await self._join(user_id, event.room_id, via)
-            await self._directory.bind_management(user_id=event.sender, room_id=event.room_id)
+            if await self._join(event, user_id, via):
+                await self._directory.bind_management(user_id=event.sender, room_id=event.room_id)
             return
         address = await self._ghosts.find_address(user_id)
         if address is None:
             log.info("an invite for nobody", room_id=event.room_id, user_id=user_id)
+            await self._directory.leave(
+                user_id=user_id, room_id=event.room_id, reason="Nobody has this address."
+            )
             return
-        await self._ghosts.ensure(address)
-        if event.content.get("is_direct") is True:
-            if await self._join(user_id, event.room_id, via):
+        ghost = await self._ghosts.ensure(address)
+        # Between two of our own there is no direct chat: theirs is on the chat side.
+        if event.content.get("is_direct") is True and not event.own:
+            if not await self._join(event, ghost, via):
+                return
+            if await self._is_for_two(event.room_id, ghost, event.sender):
                 await self.adopt_direct(event, address=address, user_id=event.sender)
-            return
+                return
         await self._invite_address(event, address)
 
-    async def _join(self, user_id: UserId, room_id: RoomId, via: list[ServerName]) -> bool:
+    async def _is_for_two(self, room_id: RoomId, ghost: UserId, user_id: UserId) -> bool:
+        """Whether nobody else is in a room that somebody called direct."""
+        members = await self._backend.members(room_id)
+        return {member.user_id for member in members} <= {ghost, user_id}
+
+    async def find_again(self, event: RoomEvent) -> Sequence[Portal]:
+        """Somebody writes to a ghost in a direct room that is no portal: they were quicker than we,
+        or we ended before it became one. The answer goes where the question was asked."""
+        try:
+            info = await self._backend.room(event.room_id)
+            members = await self._backend.members(event.room_id)
+        except NotFound:
+            return ()
+        others = [one.user_id for one in members if one.user_id != event.sender]
+        if not info.direct or len(members) != 2 or len(others) != 1:
+            return ()
+        address = await self._ghosts.find_address(others[0])
+        if address is None:
+            return ()
+        log.info("a direct room found again", room_id=event.room_id, user_id=event.sender)
+        await self.adopt_direct(event, address=address, user_id=event.sender)
+        return await self._directory.of_room(event.room_id)
+
+    async def _join(self, event: RoomEvent, user_id: UserId, via: list[ServerName]) -> bool:
         """An invite reaches us before the inviter's server has stored it, so that a first join may
-        be refused: it is tried again."""
+        be refused: it is tried again, soon in here and then with the event."""
+        problem: Refused | NotFound | BadInput
         for pause_s in (*_JOIN_PAUSES_S, None):
             try:
-                await self._backend.join(user_id=user_id, room_id=room_id, via=via)
-            except (Refused, NotFound) as exc:
-                if pause_s is None:
-                    log.warning(
-                        "an invite could not be accepted", room_id=room_id, reason=exc.reason
-                    )
-                    return False
-                await self._clock.sleep(pause_s)
+                await self._backend.join(user_id=user_id, room_id=event.room_id, via=via)
+            except (Refused, NotFound, BadInput) as exc:
+                problem = exc
+                if pause_s is not None:
+                    await self._clock.sleep(pause_s)
             else:
-                break
-        return True
+                self._join_tries.pop(event.event_id, None)
+                return True
+        tries = self._join_tries.pop(event.event_id, 0) + 1
+        if tries < MAX_JOIN_TRIES:
+            if len(self._join_tries) >= MAX_JOINING:
+                self._join_tries.pop(next(iter(self._join_tries)))
+            self._join_tries[event.event_id] = tries
+            raise Unavailable(f"the invite could not be accepted yet: {problem.reason}")
+        log.warning("invite not accepted", room_id=event.room_id, reason=problem.reason)
+        await self._directory.leave(
+            user_id=user_id,
+            room_id=event.room_id,
+            reason=f"The invite could not be accepted: {problem.reason}",
+        )
+        return False
 
     async def adopt_direct(self, event: RoomEvent, *, address: str, user_id: UserId) -> None:
         """A direct room that somebody made with a ghost: the chat's room from now on.
@@ -119,11 +191,9 @@ class Membership:
             return
         await self.refuse_encrypted(event, address=address, user_id=user_id)
 
-    async def refuse_encrypted(self, event: RoomEvent, *, address: str, user_id: UserId) -> None:
-        """Says in plain words that the room is unreadable, and opens a readable one."""
-        for portal in await self._directory.of_room(event.room_id):
-            if portal.kind == DIRECT:
-                await self._directory.close(portal)
+    async def refuse_encrypted(self, event: RoomEvent, *, address: str, user_id: UserId) -> bool:
+        """Says in plain words, once, that the room is unreadable, and opens a readable one.
+        False: they would not have it."""
         await self._directory.bind_encrypted(
             address=address, user_id=user_id, room_id=event.room_id
         )
@@ -134,29 +204,26 @@ class Membership:
             cause=f"encrypted/{event.room_id}",
             trace=event.trace_id,
         )
+        current = await self._directory.find_direct(address=address, user_id=user_id)
+        if current is not None and current.status == "refused":
+            return False
         try:
             await self._directory.open_direct(
                 address=address, user_id=user_id, trace=event.trace_id
             )
-        except (Refused, NotFound) as exc:
+        except (Refused, NotFound, BadInput) as exc:
             log.warning("no readable room could be opened", user_id=user_id, reason=exc.reason)
+            return False
+        return True
 
     async def _invite_address(self, event: RoomEvent, address: str) -> None:
-        alias = name = None
-        for state in event.invite_state:
-            content = state.get("content")
-            if not isinstance(content, dict):
-                continue
-            if state.get("type") == "m.room.canonical_alias":
-                alias = content.get("alias")
-            elif state.get("type") == "m.room.name":
-                name = content.get("name")
+        alias, name = await self._names(event)
         reason = event.content.get("reason")
         invite = RoomInvite(
             to=address,
             room_id=event.room_id,
-            alias=RoomAlias(alias) if isinstance(alias, str) and alias.startswith("#") else None,
-            name=name if isinstance(name, str) else None,
+            alias=alias,
+            name=name,
             inviter=event.sender,
             reason=reason if isinstance(reason, str) else None,
         )
@@ -172,20 +239,64 @@ class Membership:
             )
         )
 
+    async def _names(self, event: RoomEvent) -> tuple[RoomAlias | None, str | None]:
+        """Of the room that somebody is invited to: as we know it, or as the invite says."""
+        try:
+            info = await self._backend.room(event.room_id)
+        except NotFound:
+            said = {state.get("type"): state.get("content") for state in event.invite_state}
+            alias = _text_of(said.get("m.room.canonical_alias"), "alias")
+            name = _text_of(said.get("m.room.name"), "name")
+            is_alias = alias is not None and alias.startswith("#") and ":" in alias
+            return RoomAlias(alias) if alias is not None and is_alias else None, name
+        return info.canonical_alias, info.name
+
     async def _on_gone(self, event: RoomEvent, portal: Portal, user_id: UserId) -> None:
-        """Somebody left a room that has a portal."""
-        if portal.kind not in (DIRECT, ENCRYPTED):
+        """Somebody left a room that has a portal, or was made to."""
+        if portal.kind == MANAGEMENT:
+            await self._leave_empty(event, portal, user_id)
             return
-        ghost = await self._ghosts.ensure(portal.chat)
-        if user_id not in (portal.user_id, ghost):
+        if portal.kind not in (DIRECT, FORMER, ENCRYPTED):
             return
-        refused = (
-            user_id == portal.user_id
-            and event.previous_membership == "invite"
-            and portal.kind == DIRECT
-        )
-        await self._directory.close(portal, refused=refused)
-        if refused:
-            await self._hasten(portal)
+        ghost = self._ghosts.user_of(portal.chat)
         if user_id == portal.user_id:
-            await self._backend.leave(user_id=ghost, room_id=event.room_id)
+            refused = event.sender == user_id and event.previous_membership == "invite"
+            # First we go: once it is closed, nobody would remember to.
+            await self._directory.leave(user_id=ghost, room_id=event.room_id)
+        elif user_id == ghost:
+            refused = event.sender != ghost
+            if refused and portal.kind != ENCRYPTED:
+                await self._tell_removed(event, portal)
+        else:
+            return
+        await self._directory.close(portal, refused=refused and portal.kind == DIRECT)
+        await self._hasten(portal)
+
+    async def _tell_removed(self, event: RoomEvent, portal: Portal) -> None:
+        reason = _text_of(event.content, "reason")
+        what = "banned you from" if event.content.get("membership") == "ban" else "ended"
+        await self._notices.tell_address(
+            address=portal.chat,
+            text=f"{await self._name(event.sender)} has {what} your chat with {portal.user_id}"
+            + (f": {reason[:MAX_REASON]}" if reason else "."),
+            cause=f"removed/{event.event_id}/{portal.portal_id}",
+            trace=event.trace_id,
+        )
+
+    async def _leave_empty(self, event: RoomEvent, portal: Portal, user_id: UserId) -> None:
+        """The bot does not stay behind alone."""
+        bot = self._backend.bot
+        if user_id != bot:
+            try:
+                members = await self._backend.members(event.room_id)
+            except NotFound:
+                members = []
+            if any(member.user_id != bot for member in members):
+                return
+            await self._directory.leave(user_id=bot, room_id=event.room_id)
+        await self._directory.close(portal)
+
+
+def _text_of(content: object, name: str) -> str | None:
+    value = content.get(name) if isinstance(content, Mapping) else None
+    return value if isinstance(value, str) else None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from bridge.clock import Clock
-from bridge.content.events import to_event
+from bridge.content.events import split_message, to_event
 from bridge.content.model import Message
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
-from bridge.ids import EventId, RoomId, TraceId, UserId
+from bridge.ids import RoomId, TraceId, UserId
 from bridge.ports.chat import DELIVERIES, BotNotice, DirectMessage, RoomInvite
 from bridge.ports.codec import from_tagged, to_tagged
 from bridge.ports.matrix import MatrixBackend
-from bridge.storage import ghosts, messages, portals, queues
-from bridge.storage.database import Database
+from bridge.storage import ghosts, journal, messages, portals, queues
+from bridge.storage.database import Database, Transaction, Unit
+from bridge.storage.messages import MappedMessage
 from bridge.storage.portals import DIRECT
 from bridge.storage.queues import QueueItem
 from bridge.telemetry.log import get_logger
@@ -50,86 +53,105 @@ class Notices:
 
     async def tell_room(
         self, *, room_id: RoomId, sender: UserId, text: str, cause: str, trace: TraceId
-    ) -> None:
-        """A notice in a room from one of our own users. A room that is gone hears nothing."""
+    ) -> bool:
+        """A notice in a room from one of our own users. False: they cannot speak there any more."""
         try:
             info = await self._backend.room(room_id)
-            event_type, content = to_event(
-                Message(text=text, kind="notice"), extensible=info.extensible
-            )
-            await self._backend.send(
-                room_id=room_id,
-                sender=sender,
-                type=event_type,
-                content=content,
-                txn=f"{self._database.epoch}{NOTICE_MARK}{cause}",
-                trace=trace,
-            )
+            notice = Message(text=text, kind="notice")
+            for number, part in enumerate(split_message(notice, extensible=info.extensible)):
+                event_type, content = to_event(part, extensible=info.extensible)
+                await self._backend.send(
+                    room_id=room_id,
+                    sender=sender,
+                    type=event_type,
+                    content=content,
+                    txn=f"{self._database.epoch}{NOTICE_MARK}{cause}"
+                    + (f".{number}" if number else ""),
+                    trace=trace,
+                )
         except (NotFound, Refused, BadInput) as exc:
             log.warning("could not tell a room", room_id=room_id, reason=exc.reason)
+            return False
+        return True
 
     def is_notice(self, transaction_id: str | None) -> bool:
         return transaction_id is not None and transaction_id.startswith(
             f"{self._database.epoch}{NOTICE_MARK}"
         )
 
-    async def on_parked(self, item: QueueItem, reason: str) -> None:
+    async def on_parked(self, item: QueueItem, reason: str) -> Unit[None]:
         """The outbox gave up a delivery."""
         await self.tell_author(item, reason=reason, cause="parked")
+        now_ms = self._clock.now_ms()
+        return lambda tx: _journal(tx, item, "refused", reason, now_ms)
 
     async def tell_author(self, item: QueueItem, *, reason: str, cause: str) -> None:
         """An outbox row did not arrive: its author on the Matrix side is told, in the room."""
         delivery: object = from_tagged(DELIVERIES, item.payload)
         if isinstance(delivery, DirectMessage):
-            to, user_id, event_id = delivery.to, delivery.sender, delivery.event_id
-            text = f"This message could not be delivered to {to}: {reason}"
-            await self._tell_direct(to, user_id, event_id, text, f"{cause}/{item.id}", item)
+            text = f"This message could not be delivered to {delivery.to}: {reason}"
+            await self._tell_direct(delivery, text, f"{cause}/{item.id}", item)
         elif isinstance(delivery, RoomInvite):
-            log.info("an invitation could not be delivered", outbox_id=item.id, reason=reason)
+            await self._decline(delivery, reason)
+        now_ms = self._clock.now_ms()
+        if cause != "parked":
+            await self._database.write(lambda tx: _journal(tx, item, cause, reason, now_ms))
+
+    async def _decline(self, invite: RoomInvite, reason: str) -> None:
+        """Nobody heard of the invitation: whoever invited sees it refused, with the reason."""
+        ghost = await self._find_ghost(invite.to)
+        if ghost is None:
+            return
+        member = await self._backend.member(invite.room_id, ghost)
+        if member is None or member.membership != "invite":
+            return
+        try:
+            await self._backend.leave(user_id=ghost, room_id=invite.room_id, reason=reason)
+        except (NotFound, Refused) as exc:
+            log.info("an invite could not be declined", room_id=invite.room_id, reason=exc.reason)
 
     async def tell_waiting(self, item: QueueItem, waited_s: float) -> None:
-        """An outbox row has waited for a while: its author is told once."""
+        """An outbox row has waited for a while: its author is told once, for all that waits."""
         delivery: object = from_tagged(DELIVERIES, item.payload)
-        if isinstance(delivery, DirectMessage):
-            text = (
-                f"This message is still waiting to be delivered to {delivery.to}: "
-                f"{item.reason or 'not delivered yet'}. It will be sent as soon as possible."
-            )
-            try:
-                await self._tell_direct(
-                    delivery.to,
-                    delivery.sender,
-                    delivery.event_id,
-                    text,
-                    f"waiting/{item.id}",
-                    item,
-                )
-            except Unavailable as exc:
-                log.warning("could not tell an author", reason=exc.reason)
+        if not isinstance(delivery, DirectMessage):
+            return
+        head = await self._database.read(
+            lambda tx: queues.waiting_in_lane(tx, queues.OUTBOX, item.lane, limit=1)
+        )
+        text = (
+            f"What you wrote is still waiting to be delivered to {delivery.to}: "
+            f"{item.reason or 'not delivered yet'}. It will be sent as soon as possible."
+        )
+        cause = f"waiting/{next(iter(head), item.id)}/{delivery.room_id}"
+        await self._tell_direct(delivery, text, cause, item)
 
     async def _tell_direct(
-        self,
-        address: str,
-        user_id: UserId,
-        event_id: EventId,
-        text: str,
-        cause: str,
-        item: QueueItem,
+        self, delivery: DirectMessage, text: str, cause: str, item: QueueItem
     ) -> None:
+        """In the room where it was written, or else where the two talk now."""
+        ghost = await self._find_ghost(delivery.to)
         portal = await self._database.read(
             lambda tx: portals.find(
-                tx, adapter=self._adapter, kind=DIRECT, chat=address, user_id=user_id
+                tx, adapter=self._adapter, kind=DIRECT, chat=delivery.to, user_id=delivery.sender
             )
         )
-        if portal is None or portal.room_id is None:
-            return
-        ghost = await self._database.read(
+        rooms = [delivery.room_id, None if portal is None else portal.room_id]
+        for room_id in dict.fromkeys(rooms):
+            if ghost is None or room_id is None:
+                continue
+            if await self.tell_room(
+                room_id=room_id, sender=ghost, text=text, cause=cause, trace=item.trace_id
+            ):
+                return
+        now_ms = self._clock.now_ms()
+        await self._database.write(
+            lambda tx: _journal(tx, item, "author not told", "no room of theirs is left", now_ms)
+        )
+
+    async def _find_ghost(self, address: str) -> UserId | None:
+        return await self._database.read(
             lambda tx: ghosts.find_user(tx, adapter=self._adapter, address=address)
         )
-        if ghost is not None:
-            await self.tell_room(
-                room_id=portal.room_id, sender=ghost, text=text, cause=cause, trace=item.trace_id
-            )
 
     async def run(self, *, after_s: float, again_after_s: float) -> None:
         """Reminds for ever."""
@@ -155,23 +177,44 @@ class Notices:
                 limit=200,
             )
         )
-        told: set[tuple[str, str]] = set()
-        for message in waiting:
-            key = (message.chat, message.sender)
-            if key in told:
-                continue
-            told.add(key)
-            await self.tell_address(
-                address=message.sender,
-                text=f"What you wrote to {message.chat} is stored and waits: their server "
-                "cannot be reached at the moment. It will arrive as soon as the server is back.",
-                cause=f"pending/{message.event_id}/{now_ms}",
-                trace=TraceId(message.event_id),
-            )
-            await self._mark_noticed(message.chat, message.sender, now_ms)
-        return len(told)
+        again_ms = now_ms - int(again_after_s * 1000)
+        by_chat = {(one.adapter, one.chat, one.sender): one for one in waiting}
+        count = 0
+        for message in by_chat.values():
+            unit = partial(_remind, message=message, again_ms=again_ms, now_ms=now_ms)
+            count += await self._database.write(unit)
+        return count
 
-    async def _mark_noticed(self, chat: str, sender: str, now_ms: int) -> None:
-        await self._database.write(
-            lambda tx: messages.noticed(tx, chat=chat, sender=sender, now_ms=now_ms)
-        )
+
+def _remind(tx: Transaction, *, message: MappedMessage, again_ms: int, now_ms: int) -> bool:
+    """False: the author was told not long ago, about what they wrote before."""
+    before = messages.noticed(
+        tx, adapter=message.adapter, chat=message.chat, sender=message.sender, now_ms=now_ms
+    )
+    if before is not None and before >= again_ms:
+        return False
+    text = (
+        f"What you wrote to {message.chat} is stored and waits: their server cannot be reached at "
+        "the moment. It will arrive as soon as the server is back."
+    )
+    queues.put_outbox(
+        tx,
+        lane=f"{message.adapter}:person:{message.sender}",
+        adapter=message.adapter,
+        cause=f"pending/{message.event_id}/{now_ms}",
+        payload=to_tagged(BotNotice(to=message.sender, text=text)),
+        trace_id=TraceId(message.event_id),
+        now_ms=now_ms,
+    )
+    return True
+
+
+def _journal(tx: Transaction, item: QueueItem, decision: str, reason: str, now_ms: int) -> None:
+    journal.record(
+        tx,
+        trace_id=item.trace_id,
+        step="to chat",
+        decision=decision,
+        detail=f"outbox {item.id}: {reason}",
+        now_ms=now_ms,
+    )

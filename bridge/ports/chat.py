@@ -76,8 +76,11 @@ class ChatListener(Protocol):
         """The room behind an alias or a room ID, asked of its server where it is not ours."""
         ...
 
-    async def describe_room(self, target: RoomAlias | RoomId) -> RoomInfo | None:
-        """What is known of a room without entering it; None: it exists, we are not in it."""
+    async def describe_room(
+        self, target: RoomAlias | RoomId, *, address: str | None = None
+    ) -> RoomInfo | None:
+        """What `address` may know of a room without entering it; None: it exists, and we are not in
+        it, or it is closed and they are neither member nor invited."""
         ...
 
     async def enter(
@@ -100,8 +103,11 @@ class ChatListener(Protocol):
         """Display name of a Matrix user, for a nickname or a vCard; None: it has none."""
         ...
 
-    async def on_bounced(self, *, outbox_id: int, condition: str, text: str | None) -> None:
-        """The chat side returned a delivery as undeliverable (a stanza of type error)."""
+    async def on_bounced(
+        self, *, address: str, outbox_id: int, condition: str, text: str | None
+    ) -> None:
+        """`address` returned a delivery as undeliverable (a stanza of type error). What was not
+        sent there is not theirs to return."""
         ...
 
     async def on_command(self, *, address: str, text: str) -> str:
@@ -119,6 +125,8 @@ class DirectMessage:
     event_id: EventId
     at_ms: int
     message: Message
+    room_id: RoomId | None = None
+    """Where it was written, and its author is told what became of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

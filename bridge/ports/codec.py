@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bridge.errors import BadInput
@@ -33,16 +34,23 @@ def from_json(cls: type[T], data: object) -> T:
     """The dataclass that `to_json` wrote."""
     if not dataclasses.is_dataclass(cls) or not isinstance(data, Mapping):
         raise BadInput(f"not a stored {cls.__name__}")
-    hints = get_type_hints(cls)
-    known = {
-        f.name: _read(hints[f.name], data[f.name])
-        for f in dataclasses.fields(cls)
-        if f.name in data
-    }
     try:
-        return cls(**known)
-    except TypeError as exc:
+        return cls(
+            **{
+                name: _read(hint, data[name])
+                for name, hint in _fields_of(cls).items()
+                if name in data
+            }
+        )
+    except (TypeError, ValueError) as exc:
         raise BadInput(f"not a stored {cls.__name__}: {exc}") from exc
+
+
+@cache
+def _fields_of(cls: type) -> Mapping[str, Any]:
+    """Names and types; the types are spelt as text in the source, and reading that is slow."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def to_tagged(value: object) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from bridge.storage.database import Transaction
 from bridge.storage.schema import ghosts
 
 
-def put(tx: Transaction, *, user_id: UserId, adapter: str, address: str, now_ms: int) -> bool:
-    """True when the ghost is new."""
-    result = tx.execute(
+def put(tx: Transaction, *, user_id: UserId, adapter: str, address: str, now_ms: int) -> None:
+    """Idempotent."""
+    tx.execute(
         tx.dialect.insert_ignore(ghosts).values(
             user_id=user_id, adapter=adapter, address=address, created_ms=now_ms
         )
     )
-    return bool(result.rowcount)
 
 
 def find_address(tx: Transaction, user_id: UserId) -> str | None:

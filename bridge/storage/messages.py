@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, exists, select, update
+from sqlalchemy import Row, delete, exists, func, select, update
 
 from bridge.ids import EventId, RoomId
 from bridge.storage.database import Transaction
@@ -82,8 +82,20 @@ def is_accepted(tx: Transaction, event_id: EventId) -> bool:
     )
 
 
+def find_refusal(tx: Transaction, event_id: EventId) -> str | None:
+    """The word of a peer that did not take this event; None where any took it or none answered."""
+    if is_accepted(tx, event_id):
+        return None
+    found = tx.execute(
+        select(stream_acceptances.c.error)
+        .where(stream_acceptances.c.event_id == event_id, stream_acceptances.c.error.is_not(None))
+        .limit(1)
+    ).scalar()
+    return None if found is None else str(found)
+
+
 def settle(tx: Transaction, event_id: EventId) -> Sequence[MappedMessage]:
-    """Marks an event as taken by a recipient's server; answers what was pending until now."""
+    """Nothing is awaited for this event any more; answers what was until now."""
     waiting = [m for m in of_event(tx, event_id) if m.pending or m.receipt_due]
     if waiting:
         tx.execute(
@@ -111,13 +123,17 @@ def pending_since(
     return [_message(row) for row in rows]
 
 
-def noticed(tx: Transaction, *, chat: str, sender: str, now_ms: int) -> None:
-    """The author was told that what they wrote in this chat waits."""
-    tx.execute(
-        update(messages)
-        .where(messages.c.pending, messages.c.chat == chat, messages.c.sender == sender)
-        .values(noticed_ms=now_ms)
+def noticed(tx: Transaction, *, adapter: str, chat: str, sender: str, now_ms: int) -> int | None:
+    """The author was told that what they wrote in this chat waits; when it had been said last."""
+    where = (
+        messages.c.pending,
+        messages.c.adapter == adapter,
+        messages.c.chat == chat,
+        messages.c.sender == sender,
     )
+    before: int | None = tx.execute(select(func.max(messages.c.noticed_ms)).where(*where)).scalar()
+    tx.execute(update(messages).where(*where).values(noticed_ms=now_ms))
+    return before
 
 
 def forget_room(tx: Transaction, room_id: RoomId) -> Sequence[MappedMessage]:

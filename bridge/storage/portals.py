@@ -15,16 +15,19 @@ from bridge.storage.schema import portals
 DIRECT = "direct"
 SERVED = "served"
 ENCRYPTED = "encrypted"
+FORMER = "former"
 MANAGEMENT = "management"
+_PER_ROOM = frozenset({ENCRYPTED, FORMER})
+"""One address and one user may have several of these; their rows begin with the room's ID."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portal:
     """`kind` says what `chat` and `user_id` mean:
 
-    direct: one address and one Matrix user; served: the room ID and nobody; encrypted: a direct
-    room that we cannot read, `chat` is the address; management: a room with the bot, `chat` is
-    the room ID.
+    direct: one address and one Matrix user, at most one room; former: another direct room of the
+    two, what is written there is delivered, too; encrypted: a direct room that we cannot read;
+    served: the room ID and nobody; management: a room with the bot, `chat` is the room ID.
     """
 
     portal_id: int
@@ -42,7 +45,7 @@ def _portal(row: Row[Any]) -> Portal:
         portal_id=row.portal_id,
         adapter=row.adapter,
         kind=row.kind,
-        chat=row.chat,
+        chat=row.chat.removeprefix(f"{row.room_id} ") if row.kind in _PER_ROOM else row.chat,
         user_id=UserId(row.user_id),
         room_id=None if row.room_id is None else RoomId(row.room_id),
         status=row.status,
@@ -73,6 +76,21 @@ def of_room(tx: Transaction, room_id: RoomId) -> Sequence[Portal]:
     return [_portal(row) for row in rows]
 
 
+def former(tx: Transaction, *, adapter: str, chat: str, user_id: UserId) -> Sequence[Portal]:
+    """The other open direct rooms of an address and a user, the newest first."""
+    rows = tx.execute(
+        select(portals)
+        .where(
+            portals.c.adapter == adapter,
+            portals.c.kind == FORMER,
+            portals.c.user_id == user_id,
+            portals.c.status == "open",
+        )
+        .order_by(portals.c.portal_id.desc())
+    ).all()
+    return [portal for portal in map(_portal, rows) if portal.chat == chat]
+
+
 def bind(
     tx: Transaction,
     *,
@@ -82,13 +100,40 @@ def bind(
     user_id: UserId,
     room_id: RoomId,
     now_ms: int,
-) -> Portal:
-    """Binds a chat to a room, whatever it was bound to before; the portal is open afterwards."""
+) -> None:
+    """Binds a chat to a room; the portal is open afterwards.
+
+    A direct chat that moves keeps its old room as a former one, so that nothing that is still
+    written there is lost. A room has one of the three direct kinds for the same two.
+    """
+    if kind == DIRECT:
+        current = find(tx, adapter=adapter, kind=DIRECT, chat=chat, user_id=user_id)
+        if current is not None and current.status == "open":
+            old = current.room_id
+            if old is not None and old != room_id:
+                _open(tx, adapter, FORMER, chat, user_id, old, now_ms)
+    for portal in of_room(tx, room_id):
+        is_same = (portal.adapter, portal.chat, portal.user_id) == (adapter, chat, user_id)
+        if is_same and portal.kind != kind and portal.kind in (DIRECT, *_PER_ROOM):
+            close(tx, portal.portal_id, refused=False, now_ms=now_ms)
+    _open(tx, adapter, kind, chat, user_id, room_id, now_ms)
+
+
+def _open(
+    tx: Transaction,
+    adapter: str,
+    kind: str,
+    chat: str,
+    user_id: UserId,
+    room_id: RoomId,
+    now_ms: int,
+) -> None:
+    key = f"{room_id} {chat}" if kind in _PER_ROOM else chat
     tx.execute(
         tx.dialect.insert_ignore(portals).values(
             adapter=adapter,
             kind=kind,
-            chat=chat,
+            chat=key,
             user_id=user_id,
             room_id=room_id,
             status="open",
@@ -100,14 +145,11 @@ def bind(
         .where(
             portals.c.adapter == adapter,
             portals.c.kind == kind,
-            portals.c.chat == chat,
+            portals.c.chat == key,
             portals.c.user_id == user_id,
         )
-        .values(room_id=room_id, status="open")
+        .values(room_id=room_id, status="open", closed_ms=None)
     )
-    found = find(tx, adapter=adapter, kind=kind, chat=chat, user_id=user_id)
-    assert found is not None
-    return found
 
 
 def close(tx: Transaction, portal_id: int, *, refused: bool, now_ms: int) -> None:

@@ -182,6 +182,18 @@ def next_in_lane(tx: Transaction, queue: QueueTable, lane: str, now_ms: int) -> 
     return _to_item(row)
 
 
+def waiting_in_lane(tx: Transaction, queue: QueueTable, lane: str, limit: int) -> list[int]:
+    """IDs of what waits in a lane, due or not, in order."""
+    table = queue.table
+    rows = tx.execute(
+        select(queue.id)
+        .where(table.c.status == "waiting", table.c.lane == lane)
+        .order_by(queue.id)
+        .limit(limit)
+    )
+    return list(rows.scalars())
+
+
 def done(tx: Transaction, queue: QueueTable, item_id: int) -> None:
     _set(tx, queue, item_id, status="done", reason=None)
 

@@ -122,7 +122,9 @@ class Direct:
         if outbox_id is None:
             log.info("bounce of nothing we know", sender=str(stanza.sender), condition=condition)
             return
-        await self._listener.on_bounced(outbox_id=outbox_id, condition=condition, text=text)
+        await self._listener.on_bounced(
+            address=str(stanza.sender.bare), outbox_id=outbox_id, condition=condition, text=text
+        )
 
     async def on_command(self, stanza: Stanza) -> None:
         """A line to the bot."""

@@ -134,7 +134,7 @@ class Disco:
 
     async def _room_info(self, request: Stanza, where: Room) -> ET.Element:
         try:
-            info = await self._listener.describe_room(where.room)
+            info = await self._listener.describe_room(where.room, address=str(request.sender.bare))
         except (NotFound, Refused) as exc:
             return outbound.error_for(request, "item-not-found", exc.reason)
         except Unavailable as exc:
