@@ -167,7 +167,6 @@ class Conversation:
         alice = self._cast.matrix["alice"]
         ghost = self._cast.ghost_of("juliet")
         room = await alice.create_direct(ghost)
-        await alice.see_membership(room, ghost, "join", timeout_s=FIRST_WAIT_S)
         await self._talk(MATRIX_BEGINS, "alice", "juliet", room)
 
     async def _xmpp_begins(self) -> None:
