@@ -33,8 +33,9 @@ Deliver = Callable[[QueueItem], Awaitable[Unit[None] | None]]
 """Delivers an item. Returns what must be written in the same commit as its `done`, if anything.
 Raises Unavailable (the lane tries again later), Refused, BadInput or NotFound (parked)."""
 
-OnParked = Callable[[QueueItem, str], Awaitable[Unit[None] | None]]
-"""Told that the item is given up, with the reason; what it returns is written with the parking."""
+OnParked = Callable[[QueueItem, str, str], Awaitable[Unit[None] | None]]
+"""Told that the item is given up, with the reason and its error code; what it returns is written
+with the parking."""
 
 OnWaiting = Callable[[QueueItem, float], Awaitable[None]]
 """Told once that an item has waited for that many seconds."""
@@ -149,7 +150,7 @@ class DurableQueue:
         except Unavailable as exc:
             settle = await self._later(item, exc)
         except (Refused, BadInput, NotFound) as exc:
-            settle = await self._give_up(item, exc.reason)
+            settle = await self._give_up(item, exc.reason, exc.errcode)
         except Exception as exc:
             log.exception("delivery failed")
             settle = await self._failed(item, exc)
@@ -170,7 +171,7 @@ class DurableQueue:
     async def _later(self, item: QueueItem, exc: Unavailable) -> Unit[None]:
         waited_s = (self._clock.now_ms() - item.created_ms) / 1000
         if self._give_up_after_s is not None and waited_s >= self._give_up_after_s:
-            return await self._give_up(item, exc.reason)
+            return await self._give_up(item, exc.reason, "M_CONNECTION_TIMEOUT")
         log.info("delivery postponed", reason=exc.reason, attempts=item.attempts + 1)
         self._count("postponed")
         return self._retry(item, exc.reason, exc.retry_after_s or 0.0)
@@ -179,7 +180,7 @@ class DurableQueue:
         self._count("failed")
         failures = self._failures.pop(item.id, 0) + 1
         if failures >= self._tries_after_failure:
-            return await self._give_up(item, f"internal error: {type(exc).__name__}")
+            return await self._give_up(item, f"internal error: {type(exc).__name__}", "M_UNKNOWN")
         self._failures[item.id] = failures
         return self._retry(item, type(exc).__name__, 0.0)
 
@@ -193,14 +194,14 @@ class DurableQueue:
 
         return settle
 
-    async def _give_up(self, item: QueueItem, reason: str) -> Unit[None]:
+    async def _give_up(self, item: QueueItem, reason: str, errcode: str) -> Unit[None]:
         self._count("parked")
         self._failures.pop(item.id, None)
         log.warning("item parked", reason=reason, attempts=item.attempts)
         also: Unit[None] | None = None
         if self._on_parked is not None:
             try:
-                also = await self._on_parked(item, reason)
+                also = await self._on_parked(item, reason, errcode)
             except Unavailable as exc:
                 return self._retry(item, exc.reason, exc.retry_after_s or 0.0)
             except Exception:

@@ -225,7 +225,7 @@ class FromChat:
 
         return unit
 
-    async def on_parked(self, item: QueueItem, reason: str) -> Unit[None]:
+    async def on_parked(self, item: QueueItem, reason: str, errcode: str) -> Unit[None]:
         """The inbox gave up a message: its author gets an error on it."""
         message = from_json(ChatMessage, item.payload)
         now_ms = self._clock.now_ms()
@@ -234,7 +234,7 @@ class FromChat:
             sent_from=message.sent_to,
             stanza_id=message.stanza_id,
             in_room=message.to_room is not None,
-            errcode="M_UNKNOWN",
+            errcode=errcode,
             text=reason,
         )
 

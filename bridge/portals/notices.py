@@ -79,7 +79,7 @@ class Notices:
             f"{self._database.epoch}{NOTICE_MARK}"
         )
 
-    async def on_parked(self, item: QueueItem, reason: str) -> Unit[None]:
+    async def on_parked(self, item: QueueItem, reason: str, errcode: str) -> Unit[None]:
         """The outbox gave up a delivery."""
         await self.tell_author(item, reason=reason, cause="parked")
         now_ms = self._clock.now_ms()

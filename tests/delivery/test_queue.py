@@ -35,7 +35,7 @@ class World:
         self.tries: list[tuple[str, int]] = []
         self.fails: dict[str, list[Exception]] = {}
         self.also: dict[str, Unit[None]] = {}
-        self.parked: list[tuple[str, str]] = []
+        self.parked: list[tuple[str, str, str]] = []
         self.waiting: list[tuple[str, float]] = []
         self.parking_fails: list[Exception] = []
         self.settings: dict[str, Any] = {}
@@ -47,10 +47,10 @@ class World:
         self.delivered.append(item.cause)
         return self.also.get(item.cause)
 
-    async def on_parked(self, item: QueueItem, reason: str) -> Unit[None]:
+    async def on_parked(self, item: QueueItem, reason: str, errcode: str) -> Unit[None]:
         if self.parking_fails:
             raise self.parking_fails.pop(0)
-        self.parked.append((item.cause, reason))
+        self.parked.append((item.cause, reason, errcode))
         return lambda tx: note(tx, f"told {item.cause}")
 
     async def on_waiting(self, item: QueueItem, waited_s: float) -> None:
@@ -210,7 +210,7 @@ async def test_a_refusal_parks_the_item_and_tells_of_it(
     await world.put("c1", "c2", "c3")
     async with world.running():
         await world.until_settled({"c1": "parked", "c2": "parked", "c3": "done"})
-    assert world.parked == [("c1", "not you"), ("c2", "too long")]
+    assert world.parked == [("c1", "not you", "M_FORBIDDEN"), ("c2", "too long", "M_BAD_JSON")]
     assert await notes(database) == {"told c1", "told c2"}
     item = await database.read(partial(queues.get, queue=OUTBOX, item_id=1))
     assert item.reason == "not you"
@@ -226,7 +226,7 @@ async def test_nobody_is_parked_before_the_telling_is_possible(
     async with world.running():
         await world.until(lambda: len(world.parked) == 1, step_s=1.0)
         await world.until_settled({"c1": "parked"})
-    assert world.parked == [("c1", "not you")]
+    assert world.parked == [("c1", "not you", "M_FORBIDDEN")]
 
 
 async def test_a_mistake_of_ours_is_tried_again_and_then_parked(
@@ -240,7 +240,7 @@ async def test_a_mistake_of_ours_is_tried_again_and_then_parked(
     await world.put("c2", lane="dinner")
     async with world.running():
         await world.until_settled({"c1": "parked", "c2": "done"}, step_s=1.0)
-    assert world.parked == [("c1", "internal error: ValueError")]
+    assert world.parked == [("c1", "internal error: ValueError", "M_UNKNOWN")]
 
 
 async def test_a_mistake_in_what_belongs_to_the_delivery_ends_the_same_way(
@@ -287,7 +287,7 @@ async def test_what_waits_too_long_is_given_up(database: Database, clock: FakeCl
     await world.put("c1")
     async with world.running():
         await world.until_settled({"c1": "parked"}, step_s=60.0)
-    assert world.parked == [("c1", "away")]
+    assert world.parked == [("c1", "away", "M_CONNECTION_TIMEOUT")]
     assert world.tries[-1][1] - began_ms >= 3_600_000
 
 

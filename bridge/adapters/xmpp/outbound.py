@@ -59,6 +59,8 @@ _ERROR_TYPES: dict[str, ErrorType] = {
     "undefined-condition": "cancel",
 }
 _CONDITIONS = {
+    "M_BAD_JSON": "bad-request",
+    "M_CONNECTION_TIMEOUT": "remote-server-timeout",
     "M_FORBIDDEN": "forbidden",
     "M_LIMIT_EXCEEDED": "resource-constraint",
     "M_NOT_FOUND": "item-not-found",
