@@ -25,11 +25,12 @@ from bridge.storage import rooms as room_rows
 from bridge.storage.database import Database
 from bridge.telemetry.log import get_logger
 
-MAX_ROUNDS = 8
-"""Requests of `get_missing_events` for one received event."""
+MAX_ROUNDS = 60
+"""Requests of `get_missing_events` for one received event: after an outage a Synapse sends only a
+room's newest event, and what was said meanwhile has to be fetched."""
 MISSING_EVENTS_LIMIT = 50
 """Events asked for per round; Synapse gives at most 20."""
-MAX_MISSING_EVENTS = 400
+MAX_MISSING_EVENTS = 1_000
 """Events taken from all rounds together."""
 MAX_STATE_EVENTS = 60_000
 """State events and their auth chain at a gap."""
@@ -199,12 +200,9 @@ class GapFiller:
                 if one.depth >= floor and one.event_id not in found and one.event_id != pdu.event_id
             }
             found |= fresh
-            wanted = {
-                prev
-                for one in (*found.values(), pdu)
-                for prev in await self._acceptor.missing_prev(one)
-                if prev not in found
-            }
+            for one in fresh.values():
+                wanted.update(await self._acceptor.missing_prev(one))
+            wanted -= found.keys()
             if not fresh or not wanted or len(found) >= MAX_MISSING_EVENTS:
                 break
             latest = sorted(

@@ -186,7 +186,7 @@ async def test_what_is_said_during_an_outage_of_either_arrives_after_it(
         room = await shared_room(us, bob, alice)
 
         await us.stop()
-        missed = [f"you were out {number}" for number in range(30)]
+        missed = [f"you were out {number}" for number in range(250)]
         for body in missed:
             await alice.say(room, body)
         begin = time.monotonic()
@@ -204,3 +204,28 @@ async def test_what_is_said_during_an_outage_of_either_arrives_after_it(
         await alice.hear(waiting[-1], room=room, sender=bob, timeout_s=60.0)
         print(f"after the outage of Synapse: {time.monotonic() - begin:.1f} s with its start")
         assert bodies_in(alice, room, bob) == waiting
+
+
+@pytest.mark.timeout(180)
+async def test_what_a_restarted_synapse_no_longer_sends_is_fetched(
+    synapse: Synapse,
+    matrix_person: MakeMatrixPerson,
+    certificates: CertificateAuthority,
+    tmp_path: Path,
+    sqlite_template: Path,
+) -> None:
+    """Its queue is gone with its process: it sends a room's newest event, and nothing before."""
+    async with our_side(certificates, tmp_path, sqlite_template) as us:
+        alice, bob = await matrix_person(synapse, "alice"), us.user("bob")
+        room = await shared_room(us, bob, alice)
+        await alice.say(room, "hello")
+        await us.wait_for_bodies(room, ["hello"])
+        await us.stop()
+        missed = [f"you were out {number}" for number in range(250)]
+        for body in missed:
+            await alice.say(room, body)
+        await synapse.restart()
+        begin = time.monotonic()
+        await us.start()
+        await us.wait_for_bodies(room, missed, timeout_s=60.0)
+        print(f"\n250 missed events fetched {time.monotonic() - begin:.1f} s after our start")
