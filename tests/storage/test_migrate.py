@@ -122,7 +122,7 @@ def test_bringing_up_says_why_it_cannot(tmp_path: Path) -> None:
         migrate.bring_up(f"sqlite:///{tmp_path}/missing/new.sqlite")
 
 
-def test_a_database_newer_than_the_program_is_refused(tmp_path: Path) -> None:
+def test_bringing_up_refuses_a_database_newer_than_the_program(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/new.sqlite"
     migrate.bring_up(url)
     engine = dialect_for(url).engine("write")
