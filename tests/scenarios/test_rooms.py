@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from bridge.demo.people import MatrixPerson, Stanza, XmppPerson
-from bridge.demo.people.stanza import MUC_USER
+from bridge.demo.people.stanza import MUC_USER, client_tag
 from bridge.demo.servers import Prosody, Synapse
 from bridge.errors import Refused
 from tests.support.gateway import Gateway
@@ -384,3 +384,112 @@ async def test_membership_and_sessions_outlive_a_restart_of_the_gateway(
     juliet.say_in(room, "still in")
     await alice.hear("still in", room=scene.room_id, timeout_s=30)
     assert not [s for s in alice.transcript.since(start) if s.state_key == scene.juliet_id]
+
+
+async def test_matrix_people_come_and_go_before_everybodys_eyes(
+    scene: Scene, synapse: Synapse, matrix_person: MakeMatrixPerson
+) -> None:
+    juliet, romeo, room = scene.juliet, scene.romeo, scene.room
+    await juliet.enter(room, "Juliet")
+    await romeo.enter(room, "Romeo", timeout_s=30)
+    bob = await matrix_person(synapse, f"bob-{scene.alice.user_id.partition(':')[0][-6:]}")
+    await bob.set_display_name("Bob")
+    await bob.join(scene.room_id)
+    for person in (juliet, romeo):
+        arrived = await person.see_arrive(room, "Bob")
+        assert arrived.item["affiliation"] == "member"
+    await bob.say(scene.room_id, "hello, I am Bob")
+    await juliet.hear("hello, I am Bob", sender=room)
+    await bob.set_display_name("Robert")
+    for person in (juliet, romeo):
+        renamed = await person.wait_for(
+            lambda s: 303 in s.statuses and s.nickname == "Bob", what="Bob's new name"
+        )
+        assert renamed.item["nick"] == "Robert"
+    await bob.leave(scene.room_id)
+    for person in (juliet, romeo):
+        gone = await person.see_go(room, "Robert")
+        assert not {301, 307} & gone.statuses
+
+
+async def test_two_clients_of_one_person_are_one_occupant(
+    scene: Scene, prosody_pair: Pair, xmpp_person: MakeXmppPerson
+) -> None:
+    alice, juliet, romeo, room = scene.alice, scene.juliet, scene.romeo, scene.room
+    phone = await xmpp_person(prosody_pair[0], juliet.address.partition("@")[0], resource="phone")
+    await romeo.enter(room, "Romeo", timeout_s=30)
+    await juliet.enter(room, "Juliet")
+    entry = await phone.enter(room, "Juliet")
+    assert entry.self_presence.nickname == "Juliet"
+    await alice.say(scene.room_id, "to all of you")
+    for person in (juliet, phone, romeo):
+        await person.hear("to all of you", sender=room)
+    start = romeo.position
+    await juliet.logout()
+    await alice.say(scene.room_id, "to the phone")
+    await phone.hear("to the phone", sender=room)
+    await romeo.hear("to the phone", sender=room)
+    gone = [s for s in romeo.transcript.since(start) if s.type == "unavailable"]
+    assert not gone
+    said = phone.say_in(room, "from the phone")
+    await phone.reflection(said)
+    assert (await romeo.hear("from the phone", sender=room)).nickname == "Juliet"
+    await alice.hear("from the phone", room=scene.room_id, sender=scene.juliet_id)
+
+
+async def test_a_new_nickname_is_seen_by_all(scene: Scene) -> None:
+    juliet, romeo, room = scene.juliet, scene.romeo, scene.room
+    await juliet.enter(room, "Juliet")
+    await romeo.enter(room, "Romeo", timeout_s=30)
+    juliet.set_presence(to=f"{room}/Capulet")
+    for person in (juliet, romeo):
+        gone = await person.see_go(room, "Juliet")
+        assert 303 in gone.statuses
+        assert gone.item["nick"] == "Capulet"
+        await person.see_arrive(room, "Capulet")
+    juliet.say_in(room, "a rose by any other name")
+    heard = await romeo.hear("a rose by any other name", sender=room)
+    assert heard.nickname == "Capulet"
+    await juliet.ping(f"{room}/Capulet")
+
+
+async def test_a_declined_invitation_is_refused_on_matrix(
+    gateway: Gateway,
+    prosody_pair: Pair,
+    synapse: Synapse,
+    matrix_person: MakeMatrixPerson,
+    xmpp_person: MakeXmppPerson,
+) -> None:
+    alice = await matrix_person(synapse, "alice_declined")
+    juliet = await xmpp_person(prosody_pair[0], "juliet_declines")
+    ghost = gateway.ghost(juliet.address)
+    room_id = await alice.create_room(name="Tomb", preset="private_chat")
+    await alice.invite(room_id, ghost)
+    invitation = await juliet.wait_for(
+        lambda s: s.find(f"{{{MUC_USER}}}x/{{{MUC_USER}}}invite") is not None, what="an invitation"
+    )
+    answer = ET.Element(client_tag("message"), {"to": invitation.sender})
+    decline = ET.SubElement(
+        ET.SubElement(answer, f"{{{MUC_USER}}}x"),
+        f"{{{MUC_USER}}}decline",
+        {"to": gateway.address(alice.user_id)},
+    )
+    ET.SubElement(decline, f"{{{MUC_USER}}}reason").text = "not now"
+    juliet.send(answer)
+    declined = await alice.see_membership(room_id, ghost, "leave")
+    assert declined.content.get("reason") == "not now"
+    with pytest.raises(Refused):
+        await juliet.enter(invitation.sender, "Juliet")
+
+
+async def test_whoever_is_kicked_while_offline_may_come_back(scene: Scene) -> None:
+    alice, juliet, room = scene.alice, scene.juliet, scene.room
+    await juliet.enter(room, "Juliet")
+    await alice.see_membership(scene.room_id, scene.juliet_id, "join")
+    await juliet.logout()
+    await alice.kick(scene.room_id, scene.juliet_id, "asleep")
+    await juliet.login()
+    entry = await juliet.enter(room, "Juliet")
+    assert 110 in entry.self_presence.statuses
+    juliet.say_in(room, "awake")
+    await alice.hear("awake", room=scene.room_id)
