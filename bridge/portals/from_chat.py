@@ -44,6 +44,8 @@ from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
 MAX_REASON = 500
+MAX_WAITING = 2_000
+"""Messages of one chat that wait; more are turned away, with an error to their author."""
 
 OnCommand = Callable[[Caller, str], Awaitable[str]]
 
@@ -103,6 +105,9 @@ class FromChat:
         now_ms = self._clock.now_ms()
 
         def unit(tx: Transaction) -> bool:
+            before = queues.waiting_in_lane(tx, queues.INBOX, lane, limit=MAX_WAITING)
+            if len(before) >= MAX_WAITING:
+                raise Unavailable("too many messages of this chat wait already")
             inbox_id = queues.put_inbox(
                 tx,
                 lane=lane,
@@ -456,27 +461,5 @@ def put_refusal(
         step="accepted",
         decision="refused",
         detail=error,
-        now_ms=now_ms,
-    )
-
-
-def put_receipt(
-    tx: Transaction,
-    *,
-    adapter: str,
-    session: str,
-    sent_to: str,
-    stanza_id: str,
-    trace: TraceId,
-    now_ms: int,
-) -> None:
-    """The author's receipt as an outbox row; one per message."""
-    queues.put_outbox(
-        tx,
-        lane=f"{adapter}:person:{session.partition('/')[0]}",
-        adapter=adapter,
-        cause=f"receipt/{session}/{stanza_id}/{trace}",
-        payload=to_tagged(Receipt(to=session, sent_from=sent_to, stanza_id=stanza_id)),
-        trace_id=trace,
         now_ms=now_ms,
     )

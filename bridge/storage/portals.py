@@ -17,6 +17,7 @@ SERVED = "served"
 ENCRYPTED = "encrypted"
 FORMER = "former"
 MANAGEMENT = "management"
+_OF_TWO = frozenset({DIRECT, ENCRYPTED, FORMER})
 _PER_ROOM = frozenset({ENCRYPTED, FORMER})
 """One address and one user may have several of these; their rows begin with the room's ID."""
 
@@ -112,10 +113,11 @@ def bind(
             old = current.room_id
             if old is not None and old != room_id:
                 _open(tx, adapter, FORMER, chat, user_id, old, now_ms)
-    for portal in of_room(tx, room_id):
-        is_same = (portal.adapter, portal.chat, portal.user_id) == (adapter, chat, user_id)
-        if is_same and portal.kind != kind and portal.kind in (DIRECT, *_PER_ROOM):
-            close(tx, portal.portal_id, refused=False, now_ms=now_ms)
+    if kind in _OF_TWO:
+        for portal in of_room(tx, room_id):
+            is_same = (portal.adapter, portal.chat, portal.user_id) == (adapter, chat, user_id)
+            if is_same and portal.kind != kind and portal.kind in _OF_TWO:
+                close(tx, portal.portal_id, refused=False, now_ms=now_ms)
     _open(tx, adapter, kind, chat, user_id, room_id, now_ms)
 
 

@@ -85,6 +85,7 @@ class Server:
     rooms: Rooms
     backend: NativeBackend
     listener: RecordingListener
+    lookups: ListenerLookups
     down: bool = False
     software: str = "Isthmus"
     refuses_versions: set[str] = field(default_factory=set)
@@ -155,7 +156,7 @@ class Network:
             clock=self.clock,
             versions=[RoomVersionId(one) for one in versions],
         )
-        server = Server(server_name, key, database, rooms, backend, listener)
+        server = Server(server_name, key, database, rooms, backend, listener, lookups)
         self.servers[server_name] = server
         return server
 

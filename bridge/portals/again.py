@@ -1,0 +1,76 @@
+"""A message that comes a second time: its author has not heard what became of the first.
+
+People's clients send again what was not acknowledged, when they come back. It is never bridged
+twice; but the acknowledgement, or the error, went to a client that was gone, and is given again.
+Nothing is said while the first one is still on its way. Spec: XEP-0184, XEP-0359.
+"""
+
+from __future__ import annotations
+
+from bridge.ids import UserId
+from bridge.portals.receipts import put_failure, put_receipt
+from bridge.ports.chat import ChatMessage, Reflection
+from bridge.ports.codec import from_json, to_tagged
+from bridge.storage import messages, queues
+from bridge.storage.database import Transaction
+from bridge.storage.queues import QueueItem
+
+
+def answer_again(
+    tx: Transaction, message: ChatMessage, first: QueueItem, *, ghost: UserId, now_ms: int
+) -> None:
+    """`first` is the inbox row of the same message; `ghost` its author on the Matrix side."""
+    if first.status == "parked":
+        put_failure(
+            tx,
+            message,
+            reason=first.reason or "",
+            errcode="M_UNKNOWN",
+            cause=f"failure/{first.id}/{message.trace}",
+            now_ms=now_ms,
+        )
+        return
+    if first.status != "done":
+        return
+    sent = messages.of_stanza(
+        tx,
+        adapter=message.adapter,
+        chat=message.to_user or message.to_room or "",
+        sender=message.sender,
+        stanza_id=from_json(ChatMessage, first.payload).stanza_id,
+    )
+    if not sent:
+        return
+    if message.to_room is None:
+        last = sent[-1]
+        is_taken = not last.pending and messages.find_refusal(tx, last.event_id) is None
+        if message.wants_receipt and is_taken:
+            put_receipt(
+                tx,
+                adapter=message.adapter,
+                session=message.session,
+                sent_to=message.sent_to,
+                stanza_id=message.stanza_id,
+                trace=message.trace,
+                now_ms=now_ms,
+            )
+        return
+    queues.put_outbox(
+        tx,
+        lane=f"{message.adapter}:person:{message.sender}",
+        adapter=message.adapter,
+        cause=f"reflection/{sent[0].event_id}/{message.trace}",
+        payload=to_tagged(
+            Reflection(
+                to=message.session,
+                room_id=message.to_room,
+                event_id=sent[0].event_id,
+                sender=ghost,
+                message=message.message,
+                stanza_id=message.stanza_id,
+                origin_id=message.origin_id,
+            )
+        ),
+        trace_id=message.trace,
+        now_ms=now_ms,
+    )
