@@ -39,8 +39,8 @@ def answer_again(
         sender=message.sender,
         stanza_id=from_json(ChatMessage, first.payload).stanza_id,
     )
-    if not sent:
-        return
+    if sum(one.part == 0 for one in sent) != 1:
+        return  # A client that gives one id to several texts: which is meant cannot be told.
     if message.to_room is None:
         last = sent[-1]
         is_taken = not last.pending and messages.find_refusal(tx, last.event_id) is None

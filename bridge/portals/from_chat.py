@@ -1,6 +1,7 @@
 """Messages from the chat side into rooms, and what else an adapter asks (`ChatListener`).
 
-`accept` commits a message to the inbox; one lane per chat then carries it into its room:
+`accept` commits a message to the inbox (one that comes again is only answered again); one lane
+per chat then carries it into its room:
 
 1. the room: a served room as it is, a direct chat's room found or opened;
 2. a direct message waits until the other has joined: an event sent before would reach their
@@ -21,18 +22,18 @@ from bridge.content.events import from_event, split_message, to_event
 from bridge.content.model import Message
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomAlias, RoomId, ServerName, TraceId, UserId, server_of
+from bridge.portals.again import answer_again
 from bridge.portals.directory import Directory, direct_lane, room_lane
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.notices import Notices
+from bridge.portals.receipts import MAX_REASON, put_failure, put_receipt, put_refusal
 from bridge.ports.chat import (
     AddressMap,
     ChatMessage,
-    Failure,
     HistoryMessage,
-    Receipt,
     RoomView,
 )
-from bridge.ports.codec import from_json, to_json, to_tagged
+from bridge.ports.codec import from_json, to_json
 from bridge.ports.command import Caller
 from bridge.ports.matrix import MatrixBackend, Profile, RoomInfo
 from bridge.storage import journal, messages, queues
@@ -43,7 +44,6 @@ from bridge.storage.queues import QueueItem
 from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
-MAX_REASON = 500
 MAX_WAITING = 2_000
 """Messages of one chat that wait; more are turned away, with an error to their author."""
 
@@ -101,7 +101,8 @@ class FromChat:
             source = f"{message.adapter}:{message.sender}>{message.to_user}"
         else:
             raise Refused("a message to nobody", errcode="M_INVALID_PARAM")
-        unique = message.origin_id or message.stanza_id
+        source_id = f"{message.origin_id or message.stanza_id}/{message.fingerprint}"
+        ghost = self._addresses.user_of(message.sender)
         now_ms = self._clock.now_ms()
 
         def unit(tx: Transaction) -> bool:
@@ -113,7 +114,7 @@ class FromChat:
                 lane=lane,
                 adapter=message.adapter,
                 source=source,
-                source_id=f"{unique}/{message.fingerprint}",
+                source_id=source_id,
                 payload=to_json(message),
                 trace_id=message.trace,
                 now_ms=now_ms,
@@ -127,6 +128,10 @@ class FromChat:
                     detail=f"inbox {inbox_id}",
                     now_ms=now_ms,
                 )
+            else:
+                first = queues.find_inbox(tx, source=source, source_id=source_id)
+                if first is not None:
+                    answer_again(tx, message, first, ghost=ghost, now_ms=now_ms)
             return inbox_id is not None
 
         return await self._database.write(unit)
@@ -234,23 +239,14 @@ class FromChat:
         """The inbox gave up a message: its author gets an error on it."""
         message = from_json(ChatMessage, item.payload)
         now_ms = self._clock.now_ms()
-        failure = Failure(
-            to=message.session,
-            sent_from=message.sent_to,
-            stanza_id=message.stanza_id,
-            in_room=message.to_room is not None,
-            errcode=errcode,
-            text=reason,
-        )
 
         def unit(tx: Transaction) -> None:
-            queues.put_outbox(
+            put_failure(
                 tx,
-                lane=f"{message.adapter}:person:{message.sender}",
-                adapter=message.adapter,
+                message,
+                reason=reason,
+                errcode=errcode,
                 cause=f"failure/{item.id}",
-                payload=to_tagged(failure),
-                trace_id=message.trace,
                 now_ms=now_ms,
             )
             journal.record(
@@ -430,36 +426,3 @@ class FromChat:
     async def on_command(self, *, address: str, text: str) -> str:
         ghost = await self._ghosts.ensure(address)
         return await self._on_command(Caller(user_id=ghost), text)
-
-
-def put_refusal(
-    tx: Transaction, message: MappedMessage, *, error: str, trace: TraceId, now_ms: int
-) -> None:
-    """The other's server did not take an event: an error on the message it was written as."""
-    if message.origin != "chat" or not message.session:
-        return
-    failure = Failure(
-        to=message.session,
-        sent_from=message.sent_to,
-        stanza_id=message.stanza_id,
-        in_room=False,
-        errcode="M_FORBIDDEN",
-        text=f"Their server refused it: {error[:MAX_REASON]}",
-    )
-    queues.put_outbox(
-        tx,
-        lane=f"{message.adapter}:person:{message.sender}",
-        adapter=message.adapter,
-        cause=f"refused/{message.event_id}",
-        payload=to_tagged(failure),
-        trace_id=trace,
-        now_ms=now_ms,
-    )
-    journal.record(
-        tx,
-        trace_id=trace,
-        step="accepted",
-        decision="refused",
-        detail=error,
-        now_ms=now_ms,
-    )

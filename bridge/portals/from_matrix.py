@@ -15,10 +15,11 @@ from bridge.content.model import Encrypted, Message, NotRendered, Outcome
 from bridge.errors import NotFound
 from bridge.ids import RoomAlias, RoomId, TraceId, UserId, localpart_of
 from bridge.portals.directory import Directory, direct_lane, room_lane
-from bridge.portals.from_chat import find_inbox_part, put_receipt, put_refusal
+from bridge.portals.from_chat import find_inbox_part
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.membership import Membership
 from bridge.portals.notices import Notices
+from bridge.portals.receipts import put_receipt, put_refusal
 from bridge.ports.chat import (
     AddressMap,
     BotNotice,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from bridge.ids import TraceId
 from bridge.ports.chat import ChatMessage, Failure, Receipt
 from bridge.ports.codec import to_tagged
-from bridge.storage import queues
+from bridge.storage import journal, queues
 from bridge.storage.database import Transaction
+from bridge.storage.messages import MappedMessage
+
+MAX_REASON = 500
 
 
 def put_receipt(
@@ -56,5 +59,38 @@ def put_failure(
         cause=cause,
         payload=to_tagged(failure),
         trace_id=message.trace,
+        now_ms=now_ms,
+    )
+
+
+def put_refusal(
+    tx: Transaction, message: MappedMessage, *, error: str, trace: TraceId, now_ms: int
+) -> None:
+    """The other's server did not take an event: an error on the message it was written as."""
+    if message.origin != "chat" or not message.session:
+        return
+    failure = Failure(
+        to=message.session,
+        sent_from=message.sent_to,
+        stanza_id=message.stanza_id,
+        in_room=False,
+        errcode="M_FORBIDDEN",
+        text=f"Their server refused it: {error[:MAX_REASON]}",
+    )
+    queues.put_outbox(
+        tx,
+        lane=f"{message.adapter}:person:{message.sender}",
+        adapter=message.adapter,
+        cause=f"refused/{message.event_id}",
+        payload=to_tagged(failure),
+        trace_id=trace,
+        now_ms=now_ms,
+    )
+    journal.record(
+        tx,
+        trace_id=trace,
+        step="accepted",
+        decision="refused",
+        detail=error,
         now_ms=now_ms,
     )

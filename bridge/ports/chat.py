@@ -175,6 +175,20 @@ class RoomMessage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reflection:
+    """A message in a room, shown again to its author alone, who sent it again."""
+
+    to: str
+    """The author's client."""
+    room_id: RoomId
+    event_id: EventId
+    sender: UserId
+    message: Message
+    stanza_id: str
+    origin_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomMember:
     """A member came, went, was removed or took another name."""
 
@@ -215,6 +229,7 @@ Delivery = (
     | Failure
     | BotNotice
     | RoomMessage
+    | Reflection
     | RoomMember
     | RoomSubject
     | RoomInvite
@@ -225,6 +240,7 @@ DELIVERIES: tuple[type, ...] = (
     Failure,
     BotNotice,
     RoomMessage,
+    Reflection,
     RoomMember,
     RoomSubject,
     RoomInvite,

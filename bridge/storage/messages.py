@@ -68,6 +68,24 @@ def of_event(tx: Transaction, event_id: EventId) -> Sequence[MappedMessage]:
     return [_message(row) for row in rows]
 
 
+def of_stanza(
+    tx: Transaction, *, adapter: str, chat: str, sender: str, stanza_id: str
+) -> Sequence[MappedMessage]:
+    """The events that the author's stanza became, in order."""
+    rows = tx.execute(
+        select(messages)
+        .where(
+            messages.c.adapter == adapter,
+            messages.c.chat == chat,
+            messages.c.sender == sender,
+            messages.c.stanza_id == stanza_id,
+            messages.c.origin == "chat",
+        )
+        .order_by(messages.c.message_id)
+    ).all()
+    return [_message(row) for row in rows]
+
+
 def is_accepted(tx: Transaction, event_id: EventId) -> bool:
     """Has any peer taken this event already?"""
     return bool(

@@ -139,6 +139,15 @@ def get(tx: Transaction, queue: QueueTable, item_id: int) -> QueueItem:
     return _to_item(row)
 
 
+def find_inbox(tx: Transaction, *, source: str, source_id: str) -> QueueItem | None:
+    """What this source said under this ID."""
+    table = INBOX.table
+    row = tx.execute(
+        select(table).where(table.c.source == source, table.c.source_id == source_id)
+    ).one_or_none()
+    return None if row is None else _to_item(row)
+
+
 def lanes_due(tx: Transaction, queue: QueueTable, now_ms: int, limit: int) -> Due:
     """Costs a few index look-ups per waiting lane, however long the lanes are."""
     table = queue.table

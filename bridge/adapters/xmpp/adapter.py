@@ -44,6 +44,7 @@ from bridge.ports.chat import (
     DirectMessage,
     Failure,
     Receipt,
+    Reflection,
     RoomInvite,
     RoomMember,
     RoomMessage,
@@ -208,7 +209,7 @@ class XmppAdapter:
         key = str(outbox_id)
         try:
             match delivery:
-                case RoomMessage() | RoomMember() | RoomSubject():
+                case RoomMessage() | Reflection() | RoomMember() | RoomSubject():
                     await self._rooms.deliver(delivery, key=key, own_id=own_id)
                 case RoomInvite():
                     await self._rooms.invite(delivery, key=key, own_id=own_id)

@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 
 from bridge.adapters.xmpp import outbound
 from bridge.adapters.xmpp.connection import Wire
+from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.outbound import Occupant
 from bridge.adapters.xmpp.roomservice import presence
 from bridge.adapters.xmpp.roomservice.names import Names
@@ -23,7 +24,7 @@ from bridge.adapters.xmpp.roomservice.occupants import (
     choose_nickname,
 )
 from bridge.ids import UserId
-from bridge.ports.chat import RoomMember, RoomMessage, RoomSubject
+from bridge.ports.chat import Reflection, RoomMember, RoomMessage, RoomSubject
 from bridge.ports.matrix import Member
 
 Make = Callable[[Session], list[ET.Element]]
@@ -63,6 +64,26 @@ class Showing:
             ]
 
         await self._emit(room, delivery.position, make)
+
+    async def show_again(self, room: ServedRoom, delivery: Reflection) -> None:
+        """Only to the client that asked by sending again, if it is in."""
+        session = room.sessions.get(Jid.parse(delivery.to))
+        if session is None or not session.is_in:
+            return
+        nickname = await self._names.of(room, delivery.sender, _name(room, delivery.sender))
+        await self._wire.send(
+            [
+                outbound.groupchat(
+                    sender=session.entered_by.with_resource(nickname),
+                    to=session.address,
+                    id=delivery.stanza_id,
+                    message=delivery.message,
+                    stanza_id=delivery.event_id,
+                    occupant=outbound.occupant_id(room.room_id, delivery.sender),
+                    origin_id=delivery.origin_id,
+                )
+            ]
+        )
 
     async def show_subject(self, room: ServedRoom, delivery: RoomSubject, own_id: str) -> None:
         nickname = await self._names.of(room, delivery.sender, _name(room, delivery.sender))

@@ -43,6 +43,7 @@ from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
 from bridge.ids import RoomId, UserId
 from bridge.ports.chat import (
     ChatListener,
+    Reflection,
     RoomInvite,
     RoomMember,
     RoomMessage,
@@ -55,7 +56,7 @@ from bridge.telemetry.log import get_logger
 
 log = get_logger("xmpp.rooms")
 
-RoomDelivery = RoomMessage | RoomMember | RoomSubject
+RoomDelivery = RoomMessage | Reflection | RoomMember | RoomSubject
 Spawn = Callable[[Callable[[], Awaitable[None]]], bool]
 
 GONE = frozenset(
@@ -464,6 +465,8 @@ class RoomService:
                 match delivery:
                     case RoomMessage():
                         await self._showing.show_message(room, delivery, own_id)
+                    case Reflection():
+                        await self._showing.show_again(room, delivery)
                     case RoomSubject():
                         await self._showing.show_subject(room, delivery, own_id)
                     case RoomMember():
