@@ -8,7 +8,7 @@ Nothing is said while the first one is still on its way. Spec: XEP-0184, XEP-035
 from __future__ import annotations
 
 from bridge.ids import UserId
-from bridge.portals.receipts import put_failure, put_receipt
+from bridge.portals.receipts import MAX_REASON, put_failure, put_receipt
 from bridge.ports.chat import ChatMessage, Reflection
 from bridge.ports.codec import from_json, to_tagged
 from bridge.storage import messages, queues
@@ -43,8 +43,17 @@ def answer_again(
         return  # A client that gives one id to several texts: which is meant cannot be told.
     if message.to_room is None:
         last = sent[-1]
-        is_taken = not last.pending and messages.find_refusal(tx, last.event_id) is None
-        if message.wants_receipt and is_taken:
+        refusal = None if last.pending else messages.find_refusal(tx, last.event_id)
+        if refusal is not None:
+            put_failure(
+                tx,
+                message,
+                reason=f"Their server refused it: {refusal[:MAX_REASON]}",
+                errcode="M_FORBIDDEN",
+                cause=f"refused/{last.event_id}/{message.trace}",
+                now_ms=now_ms,
+            )
+        elif message.wants_receipt and not last.pending:
             put_receipt(
                 tx,
                 adapter=message.adapter,

@@ -73,3 +73,14 @@ async def test_what_was_given_up_is_refused_again_with_the_reason(world: World) 
     first, second = world.delivered(Failure)
     assert first.text == second.text
     assert first.stanza_id == second.stanza_id == "x1"
+
+
+async def test_what_their_server_refused_is_refused_again(world: World) -> None:
+    await world.direct_room()
+    await world.settle()
+    world.refused_by_peer = {"bad words": "spam"}
+    for _ in range(2):
+        await world.chat.say(JULIET, "bad words", to=ALICE, stanza_id="x1", wants_receipt=True)
+        await world.settle()
+    assert ["spam" in one.text for one in world.delivered(Failure)] == [True, True]
+    assert not world.delivered(Receipt)
