@@ -5,6 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.adapters.xmpp.styling import (
+    MAX_SPANS,
+    MAX_TAGS,
     Body,
     Markup,
     from_body,
@@ -278,3 +280,19 @@ def test_hostile_bodies_are_read_in_reasonable_time(body: str) -> None:
     message = from_body(body)
     assert message is not None
     assert to_body(message).text
+
+
+def test_a_body_of_very_many_spans_is_a_plain_text() -> None:
+    crowded = "*a* " * (MAX_SPANS + 1)
+    assert from_body(crowded) == Message(text=crowded)
+    fitting = from_body("*a* " * (MAX_SPANS - 1))
+    assert fitting is not None
+    assert fitting.html is not None
+
+
+def test_html_of_very_many_tags_goes_out_as_its_text_and_still_hidden() -> None:
+    html = "<em>a</em> " * MAX_TAGS
+    crowded = Message(text="a " * MAX_TAGS, html=html)
+    assert to_body(crowded) == Body(text=crowded.text, unstyled=True)
+    hidden = Message(text="a", html=f"<span data-mx-spoiler>{html}</span>")
+    assert to_body(hidden).spoiler == ""
