@@ -1,0 +1,86 @@
+"""Which client is in which room, by which of its addresses: the sessions as rows and in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bridge.adapters.xmpp.jid import Jid
+from bridge.adapters.xmpp.roomservice.occupants import ServedRoom, Session, stored
+from bridge.ids import RoomId
+from bridge.storage import sessions
+from bridge.storage.database import Database, Transaction
+
+
+class Places:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._rooms: dict[RoomId, ServedRoom] = {}
+        self._places: dict[tuple[Jid, Jid], ServedRoom] = {}
+
+    async def load(self) -> None:
+        """The sessions that were there before a restart."""
+        for row in await self._database.read(sessions.list_all):
+            session = Session(
+                address=Jid.parse(row.address),
+                entered_by=Jid.parse(row.entered_by),
+                nickname=row.nickname,
+                since_position=row.since_position,
+                is_in=True,
+            )
+            self.register(self.room(row.room_id), session)
+
+    def room(self, room_id: RoomId) -> ServedRoom:
+        return self._rooms.setdefault(room_id, ServedRoom(room_id=room_id))
+
+    def find_room(self, room_id: RoomId) -> ServedRoom | None:
+        return self._rooms.get(room_id)
+
+    def present(self) -> Sequence[Session]:
+        """Every client that is in a room."""
+        return [session for room in self._rooms.values() for session in room.present()]
+
+    def at(self, client: Jid, entered_by: Jid) -> ServedRoom | None:
+        """The room that the client is in or entering under this address."""
+        return self._places.get((client, entered_by))
+
+    def find(self, client: Jid, entered_by: Jid) -> tuple[ServedRoom, Session] | None:
+        """The client's session, if it is in the room under this address."""
+        room = self.at(client, entered_by)
+        session = None if room is None else room.find_session(client, entered_by)
+        return None if room is None or session is None else (room, session)
+
+    def register(self, room: ServedRoom, session: Session) -> None:
+        """A client has one session in a room, under the address by which it entered last."""
+        before = room.sessions.get(session.address)
+        if before is not None:
+            self._places.pop((before.address, before.entered_by), None)
+        room.sessions[session.address] = session
+        self._places[session.address, session.entered_by] = room
+
+    def unregister(self, room: ServedRoom, session: Session) -> None:
+        if room.sessions.get(session.address) is session:
+            del room.sessions[session.address]
+            self._places.pop((session.address, session.entered_by), None)
+        if not room.sessions:
+            room.unload()
+
+    async def remove(self, room: ServedRoom, session: Session) -> None:
+        self.unregister(room, session)
+        room_id, address = room.room_id, str(session.address)
+        await self._database.write(lambda tx: sessions.remove(tx, room_id=room_id, address=address))
+
+    async def store(self, room: ServedRoom, session: Session, now_ms: int) -> None:
+        row = stored(room.room_id, session, now_ms)
+        await self._database.write(lambda tx: sessions.put(tx, row))
+
+    async def rename(self, room: ServedRoom, renamed: Sequence[Session], nickname: str) -> None:
+        room_id = room.room_id
+
+        def unit(tx: Transaction) -> None:
+            for session in renamed:
+                address = str(session.address)
+                sessions.rename(tx, room_id=room_id, address=address, nickname=nickname)
+
+        for session in renamed:
+            session.nickname = nickname
+        await self._database.write(unit)
