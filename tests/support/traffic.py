@@ -267,13 +267,10 @@ class Round:
 
     # --- the end of a round --------------------------------------------------------------------
 
-    async def until_quiet(self, *, timeout_s: float = 90.0, was_offline: bool = False) -> None:
-        """Until all that is still on its way has arrived; `NotSeen` says what has not.
-
-        `was_offline`: the person on XMPP was; what came meanwhile may not have been acknowledged.
-        """
+    async def until_quiet(self, *, timeout_s: float = 90.0) -> None:
+        """Until all that is still on its way has arrived; `NotSeen` says what has not."""
         deadline = time.monotonic() + timeout_s
-        while missing := self._missing(was_offline=was_offline):
+        while missing := self._missing():
             if time.monotonic() > deadline:
                 raise NotSeen(f"round {self._label}: after {timeout_s:g} s still " + missing)
             await self._look(0.5)
@@ -286,9 +283,9 @@ class Round:
             await self._alice.sync(wait_s=wait_s if long_poll else 0.0)
         await asyncio.sleep(max(0.05, wait_s - (time.monotonic() - begin)))
 
-    def _missing(self, *, was_offline: bool) -> str:
+    def _missing(self) -> str:
         for chat in self._traffic.chats:
-            if not was_offline and self._repeat(chat):
+            if self._repeat(chat):
                 return f"unacknowledged on XMPP in the {chat.name}"
             heard = {body for body, _ in self.heard(chat)}
             lost = [body for body, _ in self.said[chat.name] if body not in heard]
@@ -307,7 +304,11 @@ class Round:
         return f"in the queues: {backlog[:5]}" if backlog else ""
 
     def findings(self, *, was_offline: bool = False) -> list[str]:
-        """Everything that breaks a promise. Empty: all is well."""
+        """Everything that breaks a promise. Empty: all is well.
+
+        `was_offline`: the person on XMPP was, so that acknowledgements may have met nobody; then
+        only what was sent again must have been acknowledged.
+        """
         found: list[str] = []
         refused = self.refused()
         for chat in self._traffic.chats:
@@ -322,7 +323,8 @@ class Round:
                 is_there = message.body in on_matrix
                 if message.message_id in acknowledged and not is_there:
                     found.append(f"{where} acknowledged and lost: {message.body}")
-                if is_there and not was_offline and message.message_id not in acknowledged:
+                must_know = message.is_repeated or not was_offline
+                if is_there and must_know and message.message_id not in acknowledged:
                     found.append(f"{where} arrived and not acknowledged: {message.body}")
                 if is_there and message.message_id in refused and not message.is_repeated:
                     found.append(f"{where} refused and arrived: {message.body}")
