@@ -788,7 +788,13 @@ async def test_sessions_survive_our_restart_and_the_gone_are_removed(
     await romeo.see_arrive(ROOM, "Juliet")
     await world.stop()
     await juliet.drop()
-    world.adapter = make_adapter(world.prosody, world.database, world.listener, world.commands)
+    world.adapter = make_adapter(
+        world.prosody,
+        world.database,
+        world.listener,
+        world.commands,
+        limits=XmppLimits(session_ping_timeout_s=60),  # the server says it, not our patience
+    )
     await world.start()
     await romeo.see_go(ROOM, "Juliet")
     await world.deliver(garden.said(ALICE, "after the restart"))

@@ -30,8 +30,8 @@ from bridge.adapters.xmpp.disco import Disco
 from bridge.adapters.xmpp.inbound import Stanza
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.lanes import StanzaLanes
-from bridge.adapters.xmpp.namespaces import MUC, PING, add
-from bridge.adapters.xmpp.roomservice.occupants import People, Session
+from bridge.adapters.xmpp.namespaces import MUC
+from bridge.adapters.xmpp.roomservice.occupants import People
 from bridge.adapters.xmpp.roomservice.rooms import RoomService
 from bridge.adapters.xmpp.stream import Received
 from bridge.clock import Clock
@@ -123,7 +123,7 @@ class XmppAdapter:
             settings=settings,
             clock=clock,
             random=random,
-            on_connected=self._on_connected,
+            on_connected=lambda: self._rooms.checking.on_connected(),
             on_status=on_status,
         )
         self._lanes = StanzaLanes(
@@ -141,6 +141,7 @@ class XmppAdapter:
             domain=settings.domain,
             bot=self._book.bot_jid,
             clock=clock,
+            random=random,
             limits=settings.limits,
             spawn=self._lanes.spawn,
         )
@@ -161,8 +162,6 @@ class XmppAdapter:
             table=commands,
             timeout_s=settings.limits.lookup_timeout_s,
         )
-        self._pings: dict[str, tuple[Jid, asyncio.Future[bool]]] = {}
-        self._reconnected = asyncio.Event()
         self._is_loaded = False
 
     @property
@@ -184,7 +183,7 @@ class XmppAdapter:
             group.create_task(self._lanes.run())
             group.create_task(self._connection.run())
             group.create_task(self._sort())
-            group.create_task(self._check_sessions())
+            group.create_task(self._rooms.checking.run())
 
     async def stop(self) -> None:
         """Accepts nothing more; returns when what was accepted is stored. `run` goes on.
@@ -224,6 +223,8 @@ class XmppAdapter:
         """Takes stanzas from the connection into their lanes."""
         while True:
             received = await self._connection.receive()
+            if self._rooms.checking.take(received.element):
+                continue
             if not await self._lanes.put(_lane(received), received):
                 try:
                     await self._refuse_received(received, "resource-constraint")
@@ -245,9 +246,8 @@ class XmppAdapter:
             await self._refuse(stanza, outbound.condition_for(exc.errcode), exc.reason)
 
     async def _route(self, stanza: Stanza) -> None:
-        if stanza.kind == "iq" and stanza.type in ("result", "error"):
-            self._on_answer(stanza)
-            return
+        if stanza.kind == "iq" and stanza.type not in ("get", "set"):
+            return  # the answer to a question that we do not ask any more
         where = self._book.destination_of(stanza.to)
         if isinstance(where, Moved):
             is_ours = where.to.domain == self._settings.domain
@@ -258,8 +258,7 @@ class XmppAdapter:
                 uri=to_uri(where.to),
             )
         elif stanza.kind == "iq":
-            if stanza.type in ("get", "set"):
-                await self._connection.send([await self._disco.answer(stanza, where)])
+            await self._connection.send([await self._disco.answer(stanza, where)])
         elif stanza.kind == "presence":
             await self._on_presence(stanza, where)
         else:
@@ -319,54 +318,6 @@ class XmppAdapter:
             await self._connection.send(
                 [outbound.error_for(stanza, condition, text, uri=uri, by=stanza.to.bare)]
             )
-
-    # --- remembered sessions --------------------------------------------------------------------
-
-    def _on_connected(self) -> None:
-        self._reconnected.set()
-
-    async def _check_sessions(self) -> None:
-        """After each connection: clients that are gone without our noticing leave their rooms."""
-        while True:
-            await self._reconnected.wait()
-            self._reconnected.clear()
-            for session in self._rooms.remembered():
-                while not self._lanes.spawn(partial(self._check_session, session)):
-                    await self._clock.sleep(1)
-                await self._clock.sleep(1 / self._limits.session_pings_per_s)
-                if self._reconnected.is_set():
-                    break
-
-    async def _check_session(self, session: Session) -> None:
-        client, room = session.address, session.entered_by
-        if not await self._is_there(client, room):
-            log.info("session gone", room=str(room), client=str(client))
-            await self._rooms.end_session(client, room, only=session)
-
-    async def _is_there(self, client: Jid, room: Jid) -> bool:
-        """Pings a client from the room. Unavailable when we cannot ask."""
-        name = f"ping.{self._random.getrandbits(64):016x}"
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._pings[name] = (client, answer)
-        xml = outbound.stanza("iq", sender=room, to=client, type="get", id=name)
-        add(xml, PING, "ping")
-        try:
-            await self._connection.send([xml])
-            async with asyncio.timeout(self._limits.session_ping_timeout_s):
-                return await answer
-        except TimeoutError:
-            if not self._connection.connected.is_set():
-                raise Unavailable("the XMPP server is not connected") from None
-            return False
-        finally:
-            self._pings.pop(name, None)
-
-    def _on_answer(self, stanza: Stanza) -> None:
-        client, answer = self._pings.get(stanza.id, (None, None))
-        if answer is None or client != stanza.sender or answer.done():
-            return
-        condition, _ = inbound.error_of(stanza)
-        answer.set_result(stanza.type == "result" or condition == "feature-not-implemented")
 
     def _new_trace(self) -> TraceId:
         return TraceId(f"{self._random.getrandbits(96):024x}")

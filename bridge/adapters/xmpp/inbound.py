@@ -161,15 +161,17 @@ def received_id(stanza: Stanza) -> str | None:
 
 def error_of(stanza: Stanza) -> tuple[str, str | None]:
     """Condition and text of a stanza of type error."""
-    error = stanza.find(COMPONENT, "error")
-    condition = "undefined-condition"
-    if error is None:
-        return condition, None
-    for child in error:
+    text = stanza.xml.findtext(f"{{{COMPONENT}}}error/{{{STANZA_ERRORS}}}text")
+    return condition_of(stanza.xml), text
+
+
+def condition_of(xml: ET.Element) -> str:
+    """The condition of a raw stanza of type error."""
+    for child in xml.iterfind(f"{{{COMPONENT}}}error/*"):
         namespace, _, name = child.tag.removeprefix("{").rpartition("}")
         if namespace == STANZA_ERRORS and name != "text":
-            condition = name
-    return condition, error.findtext(f"{{{STANZA_ERRORS}}}text")
+            return name
+    return "undefined-condition"
 
 
 def history_limit(stanza: Stanza, *, default: int, maximum: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -55,7 +56,8 @@ class World:
             domain=DOMAIN,
             bot=Jid("isthmus", DOMAIN),
             clock=self.clock,
-            limits=XmppLimits(joins=2),
+            random=random.Random(1),
+            limits=XmppLimits(joins=2, session_ping_timeout_s=0.05),
             spawn=self.spawn,
         )
 
@@ -280,36 +282,100 @@ async def test_members_with_the_same_name_are_told_apart_and_keep_their_names(
     assert await world.deliver(world.garden.came(other, "Bob")) == []
 
 
-async def test_a_message_that_bounces_ends_the_session_and_other_errors_do_not(
+async def bounce(world: World, condition: str = "recipient-unavailable") -> None:
+    stanza = incoming(
+        f"<message type='error' from='romeo@a.test/x' to='{ROOM}/Alice'><error type='cancel'>"
+        f"<{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+    )
+    await world.rooms.on_message(stanza, lambda stanza, room_id: asyncio.sleep(0))
+
+
+async def check(world: World, *answers: str) -> list[str]:
+    """Carries out the one check that is due; `answers` come back, with the id of the question.
+    Returns what was sent after the question."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_run(world.jobs.pop()))
+        await settle()
+        question = world.wire.take()
+        assert [xml.tag.rpartition("}")[2] for xml in question] == ["message", "iq"]
+        for answer in answers:
+            kind, type, condition = answer.split()
+            xml = incoming(
+                f"<{kind} type='{type}' id='{question[0].get('id')}' from='romeo@a.test/x' "
+                f"to='{ROOM}'><error type='cancel'><{condition} "
+                "xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></" + kind + ">"
+            ).xml
+            assert world.rooms.checking.take(xml)
+    return [brief(xml) for xml in world.wire.take()]
+
+
+OUT = f"presence unavailable {ROOM}/Romeo > romeo@a.test/x 110 333"
+
+
+async def test_a_bounced_message_has_its_client_checked_once_and_other_errors_do_not(
     world: World,
 ) -> None:
     await world.enter("romeo@a.test/x", "Romeo")
-
-    async def error(condition: str) -> None:
-        stanza = incoming(
-            f"<message type='error' from='romeo@a.test/x' to='{ROOM}/Alice'><error type='cancel'>"
-            f"<{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
-        )
-        await world.rooms.on_message(stanza, lambda stanza, room_id: asyncio.sleep(0))
-
-    await error("feature-not-implemented")
-    assert len(world.rooms.remembered()) == 1
-    await error("recipient-unavailable")
+    await bounce(world, "feature-not-implemented")
+    assert world.jobs == []
+    await bounce(world)
+    await bounce(world)
+    assert len(world.jobs) == 1
+    assert await check(world, "message error service-unavailable") == [OUT]
     assert world.rooms.remembered() == []
-    assert world.wire.take() == []
+    assert await world.database.read(sessions.list_all) == []
+
+
+async def test_presence_that_bounces_has_its_client_checked_too(world: World) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    gone = (
+        "<error type='cancel'><remote-server-not-found "
+        "xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
+    )
+    await world.presence("romeo@a.test/x", "Alice", inner=gone, type="error")
+    assert await check(world, "message error remote-server-not-found") == [OUT]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["iq result x", "iq error service-unavailable", "iq error feature-not-implemented"],
+)
+async def test_a_client_that_answers_in_any_way_is_there(world: World, answer: str) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    await bounce(world)
+    assert await check(world, answer) == []
+    assert len(world.rooms.remembered()) == 1
+
+
+async def test_a_silent_client_is_gone_and_nobody_else_can_answer_for_it(world: World) -> None:
+    await world.enter("juliet@a.test/x", "Juliet")
+    await world.enter("romeo@a.test/x", "Romeo")
+    await bounce(world)
+    stranger = incoming(f"<iq type='result' id='check.1' from='tybalt@a.test/x' to='{ROOM}'/>").xml
+    assert not world.rooms.checking.take(stranger)
+    assert await check(world) == [f"presence unavailable {ROOM}/Romeo > juliet@a.test/x 333", OUT]
+
+
+async def test_silence_says_nothing_when_the_stream_was_lost_meanwhile(world: World) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    await bounce(world)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_expect_unavailable(world.jobs.pop()))
+        await settle()
+        world.rooms.checking.on_connected()
+    assert len(world.rooms.remembered()) == 1
 
 
 async def test_a_check_that_failed_does_not_end_a_session_that_came_after_it(
     world: World,
 ) -> None:
     await world.enter("romeo@a.test/x", "Romeo")
-    (checked,) = world.rooms.remembered()
+    await bounce(world)
+    checked = world.jobs.pop()
     await world.enter("romeo@a.test/x", "Romeo")
-    place = (checked.address, checked.entered_by)
-    await world.rooms.end_session(*place, only=checked)
+    world.jobs.append(checked)
+    assert await check(world, "message error service-unavailable") == []
     assert len(world.rooms.remembered()) == 1
-    await world.rooms.end_session(*place, only=world.rooms.remembered()[0])
-    assert world.rooms.remembered() == []
 
 
 async def test_a_delivery_while_disconnected_is_tried_again(world: World) -> None:

@@ -19,6 +19,7 @@ NICK_ASSIGNED = 210
 BANNED = 301
 NEW_NICK = 303
 KICKED = 307
+UNREACHABLE = 333
 
 
 def arrival(session: Session, occupant: Occupant, display_name: str | None = None) -> ET.Element:
@@ -47,7 +48,7 @@ def departure(
     actor_nickname: str | None = None,
     reason: str | None = None,
 ) -> ET.Element:
-    """`status`: 307 kicked, 301 banned, None for somebody who left by themselves."""
+    """`status`: 307 kicked, 301 banned, 333 unreachable, None for who left by themselves."""
     statuses = [SELF] if is_self else []
     if status is not None:
         statuses.append(status)

@@ -6,6 +6,7 @@ its lock, so that no session sees two things in different orders.
 
 from __future__ import annotations
 
+import random as random_module
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from xml.etree import ElementTree as ET
@@ -18,6 +19,7 @@ from bridge.adapters.xmpp.inbound import Stanza
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.namespaces import MUC
 from bridge.adapters.xmpp.roomservice import presence
+from bridge.adapters.xmpp.roomservice.checking import GONE, Checking
 from bridge.adapters.xmpp.roomservice.entering import Entering, Spawn
 from bridge.adapters.xmpp.roomservice.messages import Departure, Showing
 from bridge.adapters.xmpp.roomservice.names import Names
@@ -46,20 +48,6 @@ log = get_logger("xmpp.rooms")
 
 RoomDelivery = RoomMessage | Reflection | RoomMember | RoomSubject
 
-GONE = frozenset(
-    {
-        "gone",
-        "item-not-found",
-        "jid-malformed",
-        "recipient-unavailable",
-        "redirect",
-        "remote-server-not-found",
-        "remote-server-timeout",
-        "service-unavailable",
-    }
-)
-"""Errors from a client that say it is not there any more. Spec: XEP-0045, 7.4; XEP-0410, 3.2."""
-
 
 class RoomService:
     """`spawn` runs something beside the lane that asked for it; failures are logged there."""
@@ -74,6 +62,7 @@ class RoomService:
         domain: str,
         bot: Jid,
         clock: Clock,
+        random: random_module.Random,
         limits: XmppLimits,
         spawn: Spawn,
     ) -> None:
@@ -97,13 +86,22 @@ class RoomService:
             limits=limits,
             spawn=spawn,
         )
+        self.checking = Checking(
+            wire=wire,
+            places=self._places,
+            clock=clock,
+            random=random,
+            limits=limits,
+            spawn=spawn,
+            end=self._end_gone,
+        )
 
     async def load(self) -> None:
         """The sessions that were there before a restart."""
         await self._places.load()
 
     def remembered(self) -> Sequence[Session]:
-        """Every client that is in a room, for the check after a reconnect."""
+        """Every client that is in a room."""
         return self._places.present()
 
     def room_of(self, session: Jid, entered_by: Jid) -> RoomId | None:
@@ -122,9 +120,9 @@ class RoomService:
         found = self._places.find(stanza.sender, stanza.to.bare)
         match stanza.type:
             case "unavailable":
-                await self.end_session(stanza.sender, stanza.to.bare, is_polite=True)
-            case "error":
                 await self.end_session(stanza.sender, stanza.to.bare)
+            case "error":
+                self._on_bounce(stanza)
             case "":
                 if not stanza.to.resource:
                     await self._refuse(stanza, "jid-malformed", "A nickname is missing.")
@@ -156,39 +154,41 @@ class RoomService:
                     presence.renaming(seen_by, old, new, is_self=seen_by in mates)
                 )
 
-    async def end_session(
-        self,
-        client: Jid,
-        entered_by: Jid,
-        *,
-        is_polite: bool = False,
-        only: Session | None = None,
-    ) -> None:
-        """The client went, or is gone: its session ends, its membership stays.
-
-        `only`: unless it has entered anew since.
-        """
+    async def end_session(self, client: Jid, entered_by: Jid) -> None:
+        """The client went: its session ends, its membership stays."""
         room = self._places.at(client, entered_by)
-        if room is None:
-            return
+        session = None if room is None else room.sessions.get(client)
+        if room is not None and session is not None:
+            await self._end(room, session)
+
+    async def _end_gone(self, session: Session) -> None:
+        """The client is gone. If it is there after all, 333 tells it that it is out."""
+        room = self._places.at(session.address, session.entered_by)
+        if room is not None:
+            await self._end(room, session, status=presence.UNREACHABLE)
+
+    async def _end(self, room: ServedRoom, session: Session, *, status: int | None = None) -> None:
+        """Nothing happens to a client that has entered anew since."""
         async with room.lock:
-            session = room.sessions.get(client)
-            if session is None or session.entered_by != entered_by:
-                return
-            if only is not None and session is not only:
+            if room.sessions.get(session.address) is not session:
                 return
             session.is_gone = True
             await self._places.remove(room, session)
             if not session.is_in:
                 return
-            user_id = self._people.user_of(client)
+            user_id = self._people.user_of(session.address)
             own = self._people.occupant(room, user_id, session.nickname)
             gone: list[ET.Element] = []
-            if not room.sessions_of(client):
-                gone = [presence.departure(s, own) for s in room.present()]
-            if is_polite:
-                gone.append(presence.departure(session, own, is_self=True))
+            if not room.sessions_of(session.address):
+                gone = [presence.departure(s, own, status=status) for s in room.present()]
+            gone.append(presence.departure(session, own, is_self=True, status=status))
             await self._telling.send(gone)
+
+    def _on_bounce(self, stanza: Stanza) -> None:
+        """What we sent came back: perhaps its client is gone."""
+        found = self._places.find(stanza.sender, stanza.to.bare)
+        if found is not None and inbound.condition_of(stanza.xml) in GONE:
+            self.checking.suspect(found[1])
 
     # --- messages from clients ------------------------------------------------------------------
 
@@ -197,9 +197,7 @@ class RoomService:
     ) -> None:
         """`accept` stores what is to become an event."""
         if stanza.type == "error":
-            condition, _ = inbound.error_of(stanza)
-            if condition in GONE:
-                await self.end_session(stanza.sender, stanza.to.bare)
+            self._on_bounce(stanza)
             return
         reason = inbound.declined_reason(stanza)
         if reason is not None:
