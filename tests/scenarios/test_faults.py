@@ -343,6 +343,28 @@ async def test_a_cut_link_between_xmpp_servers_is_reported_and_heals(
         await alice.say(room.room_id, "all here again")
         await romeo.hear("all here again", sender=room.address)
         await juliet.hear("all here again", sender=room.address)
+
+        # A link that swallows what it is given, and breaks later: the same.
+        position = alice.position
+        to_there.hole()
+        to_here.hole()
+        await alice.say(direct.room_id, "swallowed")
+        async with asyncio.timeout(20):
+            done = "SELECT 1 FROM outbox WHERE status = 'done' AND payload LIKE '%swallowed%'"
+            while not gateway.query(done):
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)  # until the relay has swallowed it
+        assert to_there.swallowed_bytes
+        to_there.cut()
+        to_here.cut()
+        to_there.heal()
+        to_here.heal()
+        await alice.wait_for(
+            reports_in(direct.room_id), what="the second report", timeout_s=40, since=position
+        )
+        await alice.say(direct.room_id, "healed")
+        await romeo.hear("healed", timeout_s=40)
+        assert not [s for s in romeo.transcript if s.body == "swallowed"]
         ghost = gateway.ghost(romeo.address)
         assert not [seen for seen in alice.transcript.since(begin) if seen.state_key == ghost]
 
