@@ -220,6 +220,7 @@ async def test_a_bounce_finds_the_delivery_that_caused_it(world: World) -> None:
     async with asyncio.timeout(WAIT_S):
         bounced = await world.listener.bounced.get()
     assert (bounced.outbox_id, bounced.condition) == (77, "service-unavailable")
+    assert "no such account" in (bounced.text or "")
 
 
 async def test_a_refused_message_is_answered_with_the_reason(

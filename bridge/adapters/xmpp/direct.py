@@ -37,6 +37,14 @@ from bridge.telemetry.log import get_logger
 log = get_logger("xmpp.direct")
 
 PersonDelivery = DirectMessage | Receipt | Failure | BotNotice
+_IN_WORDS: Final = {
+    "item-not-found": "there is no such address",
+    "recipient-unavailable": "the connection to their server broke (it may have arrived even so)",
+    "remote-server-not-found": "their server cannot be found",
+    "remote-server-timeout": "their server does not answer",
+    "service-unavailable": "there is no such account, or it takes no messages from strangers",
+}
+"""What a bounce means, for servers that do not say. Spec: RFC 6120, 8.3.3."""
 _OLD_MS: Final = 60_000
 """A message that is older than this when it is sent says when it was written."""
 _WITH_TO: dict[Subscription, Subscription] = {
@@ -123,7 +131,10 @@ class Direct:
             log.info("bounce of nothing we know", sender=str(stanza.sender), condition=condition)
             return
         await self._listener.on_bounced(
-            address=str(stanza.sender.bare), outbox_id=outbox_id, condition=condition, text=text
+            address=str(stanza.sender.bare),
+            outbox_id=outbox_id,
+            condition=condition,
+            text=text or _IN_WORDS.get(condition),
         )
 
     async def on_command(self, stanza: Stanza) -> None:
