@@ -31,7 +31,7 @@ from bridge.delivery.backoff import Backoff
 from bridge.delivery.queue import DurableQueue
 from bridge.engine.keys import SigningKey
 from bridge.engine.versions import get_version
-from bridge.errors import BadInput, Misconfigured
+from bridge.errors import BadInput, Misconfigured, Unavailable
 from bridge.federation.client.discovery import Discovery
 from bridge.federation.client.keyring import ServerKeyRing
 from bridge.federation.client.keystore import DatabaseKeyStore
@@ -447,11 +447,19 @@ class Gateway:
             await self._connected.wait()
             self._connected.clear()
             now_ms = self._clock.now_ms()
-            await self._database.write(
-                partial(
-                    queues.hasten_adapter, queue=OUTBOX, adapter=self._adapter.name, now_ms=now_ms
+            try:
+                await self._database.write(
+                    partial(
+                        queues.hasten_adapter,
+                        queue=OUTBOX,
+                        adapter=self._adapter.name,
+                        now_ms=now_ms,
+                    )
                 )
-            )
+            except Unavailable as exc:
+                log.warning("what waits is not hastened", reason=exc.reason)
+                await self._clock.sleep(1.0)
+                self._connected.set()
 
     def _on_status(self, status: Status) -> None:
         if status.state == "connected":

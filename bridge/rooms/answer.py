@@ -181,6 +181,11 @@ class Answers:
     async def _let_in(self, room: Room, pdu: Pdu) -> KnownEvent:
         """Judge and append a member event; we send it on. Nothing is stored unless accepted."""
         checked = await self._verifier.check(pdu)
+        named = {*checked.prev_events, *checked.auth_events}
+        known = await self._states.events(named, place_matters=True)
+        unknown = len(named - known.keys())
+        if unknown or any(known[one].outlier for one in checked.prev_events):
+            raise BadInput("the event does not stand on ours", errcode="M_INVALID_PARAM")
         decision = await self._acceptor.accept(
             room.room_id,
             checked,
@@ -220,11 +225,19 @@ class Answers:
             raise BadInput(f"{target} is no user of ours", errcode="M_INVALID_PARAM")
         if invite.sender_server != origin:
             raise Refused(f"the inviter is no user of {origin}", rule="origin")
+        if version.event_format.room_id_from_create == (":" in room_id):
+            raise BadInput(
+                f"no room ID of version {version.id}: {room_id}", errcode="M_INVALID_PARAM"
+            )
+        room = await self._states.find_room(room_id)
+        if room is not None and room.version.id != version.id:
+            raise BadInput(f"the room's version is {room.version.id}", errcode="M_INVALID_PARAM")
+        if room is not None and room.joined:
+            await check_server(self._states, room, origin)
         checked = await self._verifier.check(invite)
         if not await self._lookups.user_exists(target):
             raise NotFound(f"{target} does not exist")
         signed = countersign(checked, key=self._key, server=self._server_name)
-        room = await self._states.find_room(room_id)
         if room is None or not room.joined:
             await self._outside.store_invite(
                 signed, origin=origin, room_state=invite_room_state, trace_id=self._new_trace()
@@ -364,5 +377,6 @@ class Answers:
     async def _visible(
         self, room: Room, found: Sequence[KnownEvent], origin: ServerName
     ) -> list[Json]:
-        pdus = [await visible_form(self._states, room, one, origin) for one in found]
+        was_in: dict[int, bool] = {}
+        pdus = [await visible_form(self._states, room, one, origin, was_in) for one in found]
         return [pdu.wire() for pdu in pdus if pdu is not None]

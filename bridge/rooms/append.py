@@ -396,6 +396,8 @@ class Appender:
     def _lock_room(self, tx: Transaction, plan: Plan) -> None:
         if plan.expected is not None:
             room_rows.advance(tx, plan.room.room_id, expected=plan.expected)
+            if plan.base is None:
+                room_rows.set_version(tx, plan.room.room_id, plan.room.version.id)
             return
         if room_rows.find(tx, plan.room.room_id) is not None:
             raise Conflict(f"room {plan.room.room_id} appeared")
@@ -421,11 +423,14 @@ class Appender:
         before = store_snapshot(tx, plan.room.room_id, one.before, stored)
         known = plan.fresh[one.pdu.event_id]
         row = event_row(known, before, trace_id=one.trace_id, rule=one.rule, now_ms=now_ms)
+        streamed = one.streamed
         if one.promoted:
             event_rows.promote_outlier(tx, row, one.pdu.prev_events)
+            # An invite from outside, or its end, has its place already.
+            streamed = streamed and not event_rows.is_streamed(tx, one.pdu.event_id)
         else:
             event_rows.insert_event(tx, row, one.pdu.prev_events)
-        if one.streamed:
+        if streamed:
             streams.append(
                 tx,
                 stream_events,

@@ -118,6 +118,7 @@ def build_rooms(
             keyring=keyring,
             peers=peers,
             underway=underway,
+            lookups=lookups,
             take=receiver.take,
             clock=clock,
         ),

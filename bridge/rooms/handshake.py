@@ -33,7 +33,7 @@ from bridge.rooms.append import Appender, Plan, Repeated, RoomLocks, forget_invi
 from bridge.rooms.before_join import BeforeJoin, Take
 from bridge.rooms.create import member_content
 from bridge.rooms.load import EMPTY, KnownEvent, Room, RoomStates, Snapshot
-from bridge.rooms.network import Json, KeyRing, Peers, UserProfile
+from bridge.rooms.network import Json, KeyRing, Lookups, Peers, UserProfile
 from bridge.rooms.outside import Outside
 from bridge.rooms.restricted import find_voucher, needs_voucher
 from bridge.rooms.send import Sender
@@ -49,6 +49,17 @@ MAX_VIA = 8
 """Servers tried for one handshake."""
 MAX_ANSWER_EVENTS = 200_000
 """State and auth chain of one `send_join`; the client bounds its bytes."""
+
+TEMPLATE_KEYS = (
+    "type",
+    "room_id",
+    "sender",
+    "state_key",
+    "prev_events",
+    "auth_events",
+    "depth",
+)
+VOUCHER = "join_authorised_via_users_server"
 
 log = get_logger("rooms")
 
@@ -71,6 +82,7 @@ class Handshake:
         keyring: KeyRing,
         peers: Peers,
         underway: Underway,
+        lookups: Lookups,
         take: Take,
         clock: Clock,
     ) -> None:
@@ -86,6 +98,7 @@ class Handshake:
         self._keyring = keyring
         self._peers = peers
         self._underway = underway
+        self._lookups = lookups
         self._clock = clock
         self._locks = RoomLocks()
         self._before_join = BeforeJoin(
@@ -132,7 +145,7 @@ class Handshake:
                         raise
                     await self._join_remotely(user_id, room_id, via, trace_id, profile)
                     return
-                content["join_authorised_via_users_server"] = voucher
+                content[VOUCHER] = voucher
             await self._sender.send(
                 room_id=room_id,
                 sender=user_id,
@@ -189,8 +202,11 @@ class Handshake:
         version_id, template = await self._peers.make_join(peer, room_id, user_id, list(VERSIONS))
         version = get_version(version_id)
         _check_template(template, room_id=room_id, user_id=user_id, membership="join")
-        content = {**template["content"], **member_content("join", profile)}
-        join = self._complete({**template, "content": content}, version)
+        content = member_content("join", profile)
+        voucher = template["content"].get(VOUCHER)
+        if isinstance(voucher, str):
+            content[VOUCHER] = voucher
+        join = self._complete(template, content, version)
         self._states.joining[room_id] = version
         try:
             answer = await self._peers.send_join(peer, room_id, join.event_id, join.wire())
@@ -199,9 +215,12 @@ class Handshake:
         finally:
             self._states.joining.pop(room_id, None)
 
-    def _complete(self, template: JsonObject, version: RoomVersion) -> Pdu:
-        dated = {**template, "origin_server_ts": self._clock.now_ms()}
-        return complete(dated, version=version, key=self._key, server=self._server_name)
+    def _complete(self, template: JsonObject, content: JsonObject, version: RoomVersion) -> Pdu:
+        """Of the template only what places the event in the room: the rest would be said in the
+        name of our user."""
+        placed: JsonObject = {name: template[name] for name in TEMPLATE_KEYS if name in template}
+        event = {**placed, "content": content, "origin_server_ts": self._clock.now_ms()}
+        return complete(event, version=version, key=self._key, server=self._server_name)
 
     async def _signed_by_resident(self, join: Pdu, answer: Json) -> Pdu:
         """The event as the resident server signed it, where it vouches for a restricted join."""
@@ -257,6 +276,8 @@ class Handshake:
         """A plan that starts from the given state: nothing before it is known."""
         self._states.forget_room(join.room_id)
         old = await self._states.find_room(join.room_id)
+        if old is not None and old.version.id != join.version.id:
+            raise Refused("the room had another version before", rule="state.version")
         row = await self._database.read(lambda tx: room_rows.find(tx, join.room_id))
         plan = self._appender.plan_new(join.room_id, join.version)
         plan.base = old
@@ -370,8 +391,8 @@ class Handshake:
         version_id, template = await self._peers.make_leave(peer, room_id, user_id)
         version = get_version(version_id)
         _check_template(template, room_id=room_id, user_id=user_id, membership="leave")
-        content = {**template["content"], **member_content("leave", None, reason=reason)}
-        leave = self._complete({**template, "content": content}, version)
+        content = member_content("leave", None, reason=reason)
+        leave = self._complete(template, content, version)
         await self._peers.send_leave(peer, room_id, leave.event_id, leave.wire())
         return leave
 
@@ -398,6 +419,8 @@ class Handshake:
         content = member_content("invite", None, reason=reason, is_direct=is_direct)
         peer = server_of(target)
         if peer == self._server_name:
+            if not await self._lookups.user_exists(target):
+                raise NotFound(f"{target} does not exist")
             await self._sender.send(
                 room_id=room_id,
                 sender=sender,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from bridge.clock import Clock
+from bridge.engine.canonical import encode_canonical
 from bridge.engine.pdu import Pdu
 from bridge.engine.versions import VERSIONS, RoomVersion
-from bridge.errors import Refused
+from bridge.errors import BadInput, Refused, Unavailable
 from bridge.ids import RoomId, RoomVersionId, ServerName, TraceId, UserId, server_of
 from bridge.rooms.append import EVENTS_TOPIC, event_row, member_row
 from bridge.rooms.load import KnownEvent
@@ -24,6 +25,11 @@ from bridge.storage.invites import InviteRow
 from bridge.storage.schema import stream_events
 
 MAX_STRIPPED_EVENTS = 30
+MAX_STRIPPED_BYTES = 65_536
+"""Of one event of the stripped state."""
+MAX_INVITES_PER_SERVER = 5_000
+MAX_INVITES_PER_USER = 100
+"""Invites of one server that wait for an answer, altogether and for one of our users."""
 STRIPPED_KEYS = ("type", "state_key", "content", "sender")
 
 
@@ -67,7 +73,11 @@ class Outside:
         room_state: Sequence[object],
         trace_id: TraceId,
     ) -> None:
-        """A verified invite that we signed. The same one again changes nothing."""
+        """A verified invite that we signed. The same one again changes nothing.
+
+        Raises `Unavailable` when too many of this server wait for an answer, `BadInput` where we
+        know the room by another version.
+        """
         now_ms = self._clock.now_ms()
         user_id = UserId(pdu.state_key or "")
         row = InviteRow(
@@ -78,12 +88,20 @@ class Outside:
             room_state=[
                 {key: one[key] for key in STRIPPED_KEYS if key in one}
                 for one in room_state[:MAX_STRIPPED_EVENTS]
-                if isinstance(one, dict)
+                if isinstance(one, dict) and len(encode_canonical(one)) <= MAX_STRIPPED_BYTES
             ],
             received_ms=now_ms,
         )
 
         def unit(tx: Transaction) -> None:
+            if pdu.event_id in event_rows.find_known(tx, [pdu.event_id]):
+                return
+            if (
+                invites.count(tx, origin) >= MAX_INVITES_PER_SERVER
+                or invites.count(tx, origin, user_id) >= MAX_INVITES_PER_USER
+            ):
+                raise Unavailable(f"too many invites of {origin} wait", retry_after_s=3_600)
+            self._learn_version(tx, pdu)
             invites.put(tx, row)
             # Whoever invites into a version speaks it.
             version_hints.put(tx, origin, {pdu.version.id: True})
@@ -145,6 +163,15 @@ class Outside:
             {"room_id": pdu.room_id, "event_id": pdu.event_id, "outgoing": False},
         )
         tx.wake(EVENTS_TOPIC)
+
+    def _learn_version(self, tx: Transaction, pdu: Pdu) -> None:
+        """The newest invite's word counts until we have been inside."""
+        room = room_rows.find(tx, pdu.room_id)
+        if room is None or room.version == pdu.version.id:
+            return
+        if room.snapshot_id is not None:
+            raise BadInput(f"the room's version is {room.version}", errcode="M_INVALID_PARAM")
+        room_rows.set_version(tx, pdu.room_id, pdu.version.id)
 
     def _ensure_room(self, tx: Transaction, room_id: RoomId, version: RoomVersion) -> None:
         if room_rows.find(tx, room_id) is not None:

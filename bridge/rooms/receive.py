@@ -19,7 +19,7 @@ from functools import partial
 
 from bridge.clock import Clock
 from bridge.delivery.lanes import Lanes
-from bridge.engine.canonical import encode_canonical, parse_json
+from bridge.engine.canonical import parse_json
 from bridge.engine.format import MAX_PDU_BYTES
 from bridge.engine.pdu import Pdu
 from bridge.engine.versions import RoomVersion, get_version
@@ -51,10 +51,13 @@ MAX_ATTEMPTS = 12
 FIRST_DELAY_MS = 2_000
 MAX_DELAY_MS = 3_600_000
 BATCH = 50
-WORKERS = 8
+WORKERS = 32
+"""Rooms worked on at once. Most of the time they wait for peers, and a slow peer may keep a few."""
 POLL_S = 5.0
+AFTER_OUTAGE_S = 1.0
 KEEP_MS = 24 * 3600 * 1000
 """How long a transaction's answer and a PDU's outcome are remembered."""
+SWEEP_S = 3_600.0
 INBOUND_TOPIC = "inbound"
 
 log = get_logger("rooms")
@@ -93,7 +96,7 @@ class Receiver:
         self._outside = outside
         self._clock = clock
         self._new_trace = new_trace
-        self._lanes = Lanes(self._work, workers=WORKERS, name="inbound")
+        self._lanes = Lanes(self._run_lane, workers=WORKERS, name="inbound")
 
     async def take(
         self,
@@ -167,7 +170,7 @@ class Receiver:
         return _Taken(
             event_id=pdu.event_id,
             room_id=room_id,
-            json=encode_canonical(pdu.json).decode(),
+            json=pdu.canonical().decode(),
             error=error,
         )
 
@@ -230,16 +233,31 @@ class Receiver:
         waker = self._database.waker(INBOUND_TOPIC)
         swept_s = self._clock.monotonic_s()
         while True:
-            now_ms = self._clock.now_ms()
-            rooms = await self._database.read(
-                partial(inbound.due_rooms, now_ms=now_ms, busy=(), limit=1_000)
-            )
-            for room_id in rooms:
-                self._lanes.wake(room_id)
-            if self._clock.monotonic_s() - swept_s > 3_600:
-                swept_s = self._clock.monotonic_s()
-                await self._database.write(partial(_forget, before_ms=now_ms - KEEP_MS))
+            try:
+                await self._wake_due()
+                if self._clock.monotonic_s() - swept_s > SWEEP_S:
+                    swept_s = self._clock.monotonic_s()
+                    before_ms = self._clock.now_ms() - KEEP_MS
+                    await self._database.write(partial(_forget, before_ms=before_ms))
+            except Unavailable as exc:
+                log.warning("inbound queue unreadable", reason=exc.reason)
+                await self._clock.sleep(AFTER_OUTAGE_S)
+                continue
             await waker.wait(POLL_S)
+
+    async def _wake_due(self) -> None:
+        now_ms = self._clock.now_ms()
+        for room_id in await self._database.read(
+            partial(inbound.due_rooms, now_ms=now_ms, busy=(), limit=1_000)
+        ):
+            self._lanes.wake(room_id)
+
+    async def _run_lane(self, key: str) -> None:
+        try:
+            await self._work(key)
+        except Unavailable as exc:
+            # The database's, not an event's: those are put off. The next look finds them again.
+            log.warning("inbound lane stalled", room_id=key, reason=exc.reason)
 
     async def _work(self, key: str) -> None:
         """Take what is due for one room."""
@@ -277,6 +295,10 @@ class Receiver:
                 reason=exc.reason,
             )
             await self._finish(row, exc.reason or "dropped")
+        except Exception as exc:
+            # It must neither end the lane nor stand in its way for ever.
+            log.exception("pdu failed", room_id=row.room_id, event_id=row.event_id)
+            await self._put_off(row, Unavailable(f"internal error: {type(exc).__name__}"))
         else:
             if not finished:
                 await self._finish(row, "")

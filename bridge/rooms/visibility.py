@@ -65,11 +65,18 @@ async def has_member(
 
 
 async def visible_form(
-    states: RoomStates, room: Room, known: KnownEvent, server: ServerName
+    states: RoomStates,
+    room: Room,
+    known: KnownEvent,
+    server: ServerName,
+    was_in: dict[int, bool] | None = None,
 ) -> Pdu | None:
     """The event as a server in the room may have it: whole, or redacted where the history was
     not visible to it. None: it has no place in the graph here. Rejected ones are given too: they
-    may be somebody's previous events."""
+    may be somebody's previous events.
+
+    `was_in`: what was found out for one answer, by the state's row.
+    """
     if known.outlier:
         return known.pdu if known.pdu.is_state else None
     if known.pdu.is_state:
@@ -79,10 +86,15 @@ async def visible_form(
     value = "shared" if history is None else history.content.get("history_visibility")
     if value not in ("invited", "joined"):
         return known.pdu
-    kinds = ("join", "invite") if value == "invited" else ("join",)
-    if before.is_same(room.snapshot) or await has_member(states, before.state, server, kinds):
+    if before.is_same(room.snapshot):
         return known.pdu
-    return known.pdu.redacted()
+    found = None if was_in is None or before.row_id is None else was_in.get(before.row_id)
+    if found is None:
+        kinds = ("join", "invite") if value == "invited" else ("join",)
+        found = await has_member(states, before.state, server, kinds)
+        if was_in is not None and before.row_id is not None:
+            was_in[before.row_id] = found
+    return known.pdu if found else known.pdu.redacted()
 
 
 def _is_ip(host: str) -> bool:

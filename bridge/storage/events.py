@@ -153,6 +153,7 @@ def has_direct_invite(tx: Transaction, room_id: RoomId) -> bool:
         .where(
             events.c.room_id == room_id,
             events.c.type == "m.room.member",
+            events.c.verdict == ACCEPTED,
             events.c.json.contains('"is_direct":true'),
         )
         .limit(1)
@@ -185,6 +186,11 @@ def streamed(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, S
         for row in tx.execute(query):
             found[EventId(row.event_id)] = _to_streamed(row)
     return found
+
+
+def is_streamed(tx: Transaction, event_id: EventId) -> bool:
+    query = select(stream_events.c.position).where(stream_events.c.event_id == event_id)
+    return tx.execute(query).first() is not None
 
 
 def timeline(
@@ -260,8 +266,9 @@ def _values(row: EventRow) -> dict[str, Any]:
     return {
         "event_id": row.event_id,
         "room_id": row.room_id,
-        "type": row.type,
-        "state_key": row.state_key,
+        # Columns are for looking things up; PostgreSQL's text has no NUL, the JSON has it escaped.
+        "type": row.type.replace("\0", "\ufffd"),
+        "state_key": None if row.state_key is None else row.state_key.replace("\0", "\ufffd"),
         "sender": row.sender,
         "depth": row.depth,
         "origin_server_ts": row.origin_server_ts,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Row, delete, func, insert, select
 
 from bridge.ids import EventId, RoomId, ServerName, UserId
 from bridge.storage.database import Transaction
@@ -48,6 +48,14 @@ def find(tx: Transaction, room_id: RoomId, user_id: UserId) -> InviteRow | None:
 
 def of_room(tx: Transaction, room_id: RoomId) -> list[InviteRow]:
     return [_invite(row) for row in tx.execute(select(invites).where(invites.c.room_id == room_id))]
+
+
+def count(tx: Transaction, origin: ServerName, user_id: UserId | None = None) -> int:
+    """Open invites from this server, of this user or of all."""
+    query = select(func.count()).where(invites.c.origin == origin)
+    if user_id is not None:
+        query = query.where(invites.c.user_id == user_id)
+    return int(tx.execute(query).scalar_one())
 
 
 def remove(tx: Transaction, room_id: RoomId, user_id: UserId) -> None:

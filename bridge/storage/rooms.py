@@ -92,6 +92,11 @@ def advance(tx: Transaction, room_id: RoomId, *, expected: int) -> None:
         raise Conflict(f"room {room_id} moved on from position {expected}")
 
 
+def set_version(tx: Transaction, room_id: RoomId, version: RoomVersionId) -> None:
+    """What an invite said of a room need not be true; whoever enters it knows."""
+    tx.execute(update(rooms).where(rooms.c.room_id == room_id).values(version=version))
+
+
 def set_state(tx: Transaction, room_id: RoomId, *, snapshot_id: int, joined: bool) -> None:
     """After `advance`, in the same transaction."""
     tx.execute(

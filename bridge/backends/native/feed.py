@@ -38,6 +38,7 @@ SAVE_S = 0.25
 """At most this much is told again after a crash that nothing else delayed."""
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
+AFTER_OUTAGE_S = 1.0
 MAX_FAILURES = 5
 """Tries of an event whose telling ends in an unexpected exception; then it is left out, loudly."""
 
@@ -80,9 +81,7 @@ class NativeFeed:
         self._progress = asyncio.Event()
 
     async def run(self) -> None:
-        self._saved = self._read_to = await self._database.read(
-            lambda tx: streams.cursor(tx, CURSOR)
-        )
+        self._saved = self._read_to = await self._cursor(CURSOR)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lanes.run())
             group.create_task(self._read_forever())
@@ -95,6 +94,18 @@ class NativeFeed:
         """Everything up to here was told."""
         first = next(iter(self._untold), None)
         return self._read_to if first is None else first - 1
+
+    async def _cursor(self, name: str) -> int:
+        while True:
+            try:
+                return await self._database.read(partial(streams.cursor, name=name))
+            except Unavailable as exc:
+                await self._wait_out(exc)
+
+    async def _wait_out(self, exc: Unavailable) -> None:
+        """The database is away for a moment; what was read stays where it is."""
+        log.warning("the feed waits for the database", reason=exc.reason)
+        await self._clock.sleep(AFTER_OUTAGE_S)
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -113,7 +124,11 @@ class NativeFeed:
                     for row in rows
                 ]
 
-            rows = await self._database.read(unit)
+            try:
+                rows = await self._database.read(unit)
+            except Unavailable as exc:
+                await self._wait_out(exc)
+                continue
             for position, room_id, event_id in rows:
                 self._untold[position] = None
                 self._waiting.setdefault(room_id, deque()).append((position, event_id))
@@ -137,7 +152,14 @@ class NativeFeed:
             self._progress.clear()
             position = self.told_to
             if position > self._saved:
-                await self._database.write(partial(streams.advance, name=CURSOR, position=position))
+                try:
+                    await self._database.write(
+                        partial(streams.advance, name=CURSOR, position=position)
+                    )
+                except Unavailable as exc:
+                    self._progress.set()
+                    await self._wait_out(exc)
+                    continue
                 self._saved = position
             await self._clock.sleep(SAVE_S)
 
@@ -147,7 +169,12 @@ class NativeFeed:
         room_id = RoomId(key)
         while queue := self._waiting.get(room_id):
             batch = list(queue)[:LOAD]
-            found = await self._queries.streamed([event_id for _, event_id in batch])
+            try:
+                found = await self._queries.streamed([event_id for _, event_id in batch])
+            except Unavailable as exc:
+                self._rest(room_id, exc.retry_after_s)
+                log.warning("events cannot be read", room_id=room_id, reason=exc.reason)
+                return
             for position, event_id in batch:
                 if not await self._tell(room_id, found.get(event_id)):
                     return
@@ -158,6 +185,7 @@ class NativeFeed:
     async def _tell(self, room_id: RoomId, one: TimelineEvent | None) -> bool:
         """False: not now. The room rests, and is worked on again after that."""
         if one is None or not one.applies:
+            self._rests.pop(room_id, None)
             return True  # Of a room that was purged, or a redaction without effect.
         try:
             await self._listener.on_event(to_room_event(one, self._server_name))
@@ -206,13 +234,18 @@ class NativeFeed:
 
     async def _accept_forever(self) -> None:
         waker = self._database.waker(stream_acceptances.name)
-        position = await self._database.read(lambda tx: streams.cursor(tx, ACCEPTANCE_CURSOR))
+        position = saved = await self._cursor(ACCEPTANCE_CURSOR)
         delay_s = FIRST_DELAY_S
         while True:
-            rows = await self._database.read(
-                partial(streams.read_since, table=stream_acceptances, after=position, limit=READ)
-            )
-            start = position
+            try:
+                rows = await self._database.read(
+                    partial(
+                        streams.read_since, table=stream_acceptances, after=position, limit=READ
+                    )
+                )
+            except Unavailable as exc:
+                await self._wait_out(exc)
+                continue
             for row in rows:
                 try:
                     await self._listener.on_acceptance(_acceptance(row))
@@ -224,10 +257,15 @@ class NativeFeed:
                 except Exception:
                     log.exception("acceptance failed", event_id=row["event_id"])
                 position = row["position"]
-            if position > start:
-                await self._database.write(
-                    partial(streams.advance, name=ACCEPTANCE_CURSOR, position=position)
-                )
+            if position > saved:
+                try:
+                    await self._database.write(
+                        partial(streams.advance, name=ACCEPTANCE_CURSOR, position=position)
+                    )
+                except Unavailable as exc:
+                    await self._wait_out(exc)
+                    continue  # It is saved with the next ones, or told again after a restart.
+                saved = position
                 delay_s = FIRST_DELAY_S
             if rows and position < rows[-1]["position"]:
                 await self._clock.sleep(delay_s)
