@@ -347,6 +347,14 @@ class FromChat:
             history=await self._history(info, history_limit),
         )
 
+    async def view_room(self, room_id: RoomId) -> RoomView:
+        return RoomView(
+            info=await self._backend.room(room_id),
+            power=await self._backend.power(room_id),
+            members=await self._backend.members(room_id),
+            history=(),
+        )
+
     async def _history(self, info: RoomInfo, limit: int) -> Sequence[HistoryMessage]:
         past: list[HistoryMessage] = []
         if limit <= 0:

@@ -28,6 +28,7 @@ from bridge.ports.chat import (
     DirectMessage,
     RoomMember,
     RoomMessage,
+    RoomPower,
     RoomSubject,
 )
 from bridge.ports.codec import from_json, to_tagged
@@ -193,6 +194,8 @@ class FromMatrix:
                 at_ms=event.origin_server_ts,
                 text=_text(content.get("topic")) or "",
             )
+        if event.type == "m.room.power_levels" and event.state_key == "":
+            return RoomPower(room_id=event.room_id, position=event.position)
         if event.state_key is not None:
             return None
         outcome = self._read(event)

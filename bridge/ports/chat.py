@@ -89,6 +89,10 @@ class ChatListener(Protocol):
         """Makes the address' ghost a member (accepting an invite if there is one)."""
         ...
 
+    async def view_room(self, room_id: RoomId) -> RoomView:
+        """The room as it is now, without its past."""
+        ...
+
     async def leave(self, *, address: str, room_id: RoomId, reason: str | None) -> None:
         """Ends the ghost's Matrix membership, or refuses its invite."""
         ...
@@ -212,6 +216,14 @@ class RoomSubject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoomPower:
+    """Who may do what has changed: `ChatListener.view_room` says how."""
+
+    room_id: RoomId
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomInvite:
     """Somebody invited an address to a room; entering accepts, declining refuses."""
 
@@ -232,6 +244,7 @@ Delivery = (
     | Reflection
     | RoomMember
     | RoomSubject
+    | RoomPower
     | RoomInvite
 )
 DELIVERIES: tuple[type, ...] = (
@@ -243,6 +256,7 @@ DELIVERIES: tuple[type, ...] = (
     Reflection,
     RoomMember,
     RoomSubject,
+    RoomPower,
     RoomInvite,
 )
 

@@ -15,6 +15,7 @@ from bridge.ports.chat import (
     HistoryMessage,
     RoomMember,
     RoomMessage,
+    RoomPower,
     RoomSubject,
     RoomView,
 )
@@ -76,6 +77,17 @@ class ScriptedRoom:
             position=self.position,
         )
 
+    def view(self) -> RoomView:
+        return RoomView(
+            info=self.info(),
+            power=FlatPower(dict(self.levels)),
+            members=[
+                Member(user_id=user_id, membership="join", displayname=name)
+                for user_id, name in self.members.items()
+            ],
+            history=[],
+        )
+
     def past(self, sender: UserId, text: str) -> None:
         number = len(self.history) + 1
         self.history.append(
@@ -135,6 +147,11 @@ class ScriptedRoom:
             actor=actor,
             reason=reason,
         )
+
+    def power(self, user_id: UserId, level: float) -> RoomPower:
+        self.position += 1
+        self.levels[user_id] = level
+        return RoomPower(room_id=self.room_id, position=self.position)
 
     def subject(self, sender: UserId, text: str) -> RoomSubject:
         self.position += 1
@@ -209,15 +226,12 @@ class ScriptedListener:
         self.entered.append((address, nickname))
         if address in self.ghosts:
             room.members.setdefault(self.ghosts[address], nickname)
-        return RoomView(
-            info=room.info(),
-            power=FlatPower(room.levels),
-            members=[
-                Member(user_id=user_id, membership="join", displayname=name)
-                for user_id, name in room.members.items()
-            ],
-            history=room.history[len(room.history) - history_limit :] if history_limit else [],
-        )
+        past = room.history[len(room.history) - history_limit :] if history_limit else []
+        return replace(room.view(), history=past)
+
+    async def view_room(self, room_id: RoomId) -> RoomView:
+        self._fail("view_room")
+        return self._find(room_id).view()
 
     async def leave(self, *, address: str, room_id: RoomId, reason: str | None) -> None:
         self.left.put_nowait((address, room_id, reason))

@@ -48,6 +48,7 @@ from bridge.ports.chat import (
     RoomInvite,
     RoomMember,
     RoomMessage,
+    RoomPower,
     RoomSubject,
 )
 from bridge.ports.command import CommandTable
@@ -208,7 +209,7 @@ class XmppAdapter:
         key = str(outbox_id)
         try:
             match delivery:
-                case RoomMessage() | Reflection() | RoomMember() | RoomSubject():
+                case RoomMessage() | Reflection() | RoomMember() | RoomSubject() | RoomPower():
                     await self._rooms.deliver(delivery, key=key, own_id=own_id)
                 case RoomInvite():
                     await self._rooms.invite(delivery, key=key, own_id=own_id)

@@ -32,7 +32,7 @@ from bridge.adapters.xmpp.namespaces import (
     add,
     element,
 )
-from bridge.adapters.xmpp.styling import to_body
+from bridge.adapters.xmpp.styling import Body, to_body
 from bridge.adapters.xmpp.xmltext import xml_text
 from bridge.content.model import Message
 from bridge.ids import RoomId, UserId
@@ -150,9 +150,8 @@ def failure(*, to: Jid, sender: Jid, id: str, condition: str, text: str) -> ET.E
 # --- messages ---------------------------------------------------------------------------------
 
 
-def add_body(xml: ET.Element, message: Message) -> None:
+def add_body(xml: ET.Element, body: Body) -> None:
     """Body, and `<unstyled/>` where nothing in it is meant as formatting. Spec: XEP-0393, 6."""
-    body = to_body(message)
     add(xml, COMPONENT, "body", body.text)
     if body.unstyled:
         add(xml, STYLING, "unstyled")
@@ -164,7 +163,7 @@ def direct_message(
     *, sender: Jid, to: Jid, id: str, message: Message, delayed_ms: int | None = None
 ) -> ET.Element:
     xml = stanza("message", sender=sender, to=to, type="chat", id=id)
-    add_body(xml, message)
+    add_body(xml, to_body(message))
     add(xml, STANZA_ID, "origin-id").set("id", id)
     add(xml, RECEIPTS, "request")
     if delayed_ms is not None:
@@ -220,15 +219,16 @@ def groupchat(
     sender: Jid,
     to: Jid,
     id: str,
-    message: Message,
+    body: Body,
     stanza_id: str,
     occupant: str,
     origin_id: str | None = None,
     delayed_ms: int | None = None,
 ) -> ET.Element:
-    """`sender` is the room with the author's nickname, as this session knows the room."""
+    """`sender` is the room with the author's nickname, as this session knows the room; `body` is
+    made once for all sessions."""
     xml = stanza("message", sender=sender, to=to, type="groupchat", id=id)
-    add_body(xml, message)
+    add_body(xml, body)
     if origin_id is not None:
         add(xml, STANZA_ID, "origin-id").set("id", xml_text(origin_id))
     add_ids(xml, room=sender.bare, stanza_id=stanza_id, occupant=occupant)

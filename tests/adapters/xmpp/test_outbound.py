@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bridge.adapters.xmpp import outbound
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.stream import serialise
+from bridge.adapters.xmpp.styling import Body
 from bridge.content.model import Message
 from bridge.ids import RoomId, UserId
 from tests.support.wire import incoming
@@ -82,7 +83,7 @@ def test_a_group_message_carries_the_event_id_as_the_rooms_stanza_id() -> None:
         sender=ROOM,
         to=ROMEO,
         id="own",
-        message=Message(text="x"),
+        body=Body(text="x", unstyled=True),
         stanza_id="$event",
         occupant="o",
         origin_id="origin",

@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from bridge.adapters.xmpp.addresses import AddressBook, Room
 from bridge.adapters.xmpp.config import XmppLimits
 from bridge.adapters.xmpp.jid import Jid
-from bridge.adapters.xmpp.roomservice.occupants import MAX_WAITING, People
+from bridge.adapters.xmpp.roomservice.occupants import (
+    MAX_WAITING,
+    People,
+    ServedRoom,
+    Session,
+)
+from bridge.adapters.xmpp.roomservice.places import Places
 from bridge.adapters.xmpp.roomservice.rooms import RoomDelivery, RoomService
 from bridge.errors import Refused, Unavailable
 from bridge.ids import RoomAlias, RoomId, ServerName, UserId
@@ -408,3 +415,145 @@ async def test_an_entry_that_breaks_off_with_the_connection_leaves_no_session(
 async def _expect_unavailable(job: Callable[[], Awaitable[None]]) -> None:
     with pytest.raises(Unavailable):
         await job()
+
+
+async def test_whoever_goes_away_before_the_room_is_found_leaves_nothing_behind(
+    world: World,
+) -> None:
+    await world.presence("romeo@a.test/x", "Romeo")
+    await world.presence("romeo@a.test/x", "Romeo", inner="", type="unavailable")
+    await world.jobs.pop()()
+    assert world.wire.take() == []
+    assert world.rooms.remembered() == []
+
+
+async def test_whoever_goes_away_while_entering_and_comes_back_enters(world: World) -> None:
+    world.listener.gate = asyncio.Event()
+    await world.presence("romeo@a.test/x", "Romeo")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_run(world.jobs.pop()))
+        await world.listener.at_gate.wait()
+        await world.presence("romeo@a.test/x", "Romeo", inner="", type="unavailable")
+        await world.presence("romeo@a.test/x", "Lover")
+        assert world.jobs == []
+        world.listener.gate.set()
+    await world.jobs.pop()()
+    shown = [brief(xml) for xml in world.wire.take()]
+    assert f"presence - {ROOM}/Lover > romeo@a.test/x 100 110" in shown
+
+
+async def test_whoever_asks_again_during_a_slow_join_is_answered_again(world: World) -> None:
+    world.listener.gate = asyncio.Event()
+    await world.presence("romeo@a.test/x", "Romeo")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_run(world.jobs.pop()))
+        await world.listener.at_gate.wait()
+        await world.clock.advance(21)
+        world.wire.take()
+        await world.presence("romeo@a.test/x", "Romeo")
+        (late,) = world.wire.take()
+        assert brief(late).endswith("remote-server-timeout")
+        world.listener.gate.set()
+
+
+async def test_one_person_does_not_take_all_places_of_those_who_enter(world: World) -> None:
+    await world.presence("romeo@a.test/x", "Romeo")
+    await world.presence("romeo@a.test/y", "Romeo")
+    assert len(world.jobs) == 1
+    assert brief(world.wire.take()[0]).endswith("resource-constraint")
+    await world.presence("juliet@a.test/x", "Juliet")
+    assert len(world.jobs) == 2
+
+
+async def test_what_changed_while_somebody_entered_is_not_taken_back(world: World) -> None:
+    await world.enter("juliet@a.test/x", "Juliet")
+    view = await world.listener.enter(address="x", target=ROOM_ID, nickname="x", history_limit=0)
+    await world.deliver(world.garden.went(ALICE))
+    room = ServedRoom(room_id=ROOM_ID)
+    room.set_member(ALICE, None, view.info.position + 1)
+    room.see(view)
+    assert ALICE not in room.members
+    room.see(replace(view, info=replace(view.info, position=view.info.position + 1)))
+    assert ALICE in room.members
+
+
+async def test_rooms_that_nobody_is_in_are_let_go(world: World) -> None:
+    places = Places(world.database)
+    kept = places.room(RoomId("!kept:m.example"))
+    places.register(
+        kept,
+        Session(address=Jid.parse("romeo@a.test/x"), entered_by=Jid.parse(ROOM), nickname="Romeo"),
+    )
+    for number in range(3000):
+        places.room(RoomId(f"!{number}:m.example"))
+    assert places.find_room(kept.room_id) is kept
+    assert places.find_room(RoomId("!1:m.example")) is None
+
+
+def rights_in(xml: ET.Element) -> str:
+    item = xml.find("{*}x/{*}item")
+    assert item is not None
+    return f"{item.get('affiliation')}/{item.get('role')}"
+
+
+async def test_new_rights_are_shown_to_all_and_again_when_the_fence_was_lost(
+    world: World,
+) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    change = world.garden.power(ROMEO, 50)
+    world.wire.lost_fences = 1
+    with pytest.raises(Unavailable):
+        await world.deliver(change)
+    (first,) = world.wire.take()
+    assert brief(first) == f"presence - {ROOM}/Romeo > romeo@a.test/x 110"
+    assert rights_in(first) == "admin/moderator"
+    assert await world.deliver(change) == [brief(first)]
+    await world.rooms.deliver(world.garden.power(ALICE, 100), key="2", own_id="i")
+    (second,) = world.wire.take()
+    assert (brief(second), rights_in(second)) == (
+        f"presence - {ROOM}/Alice > romeo@a.test/x",
+        "owner/moderator",
+    )
+    await world.rooms.deliver(world.garden.power(ALICE, 100), key="3", own_id="i")
+    assert world.wire.take() == []
+
+
+async def test_rights_are_known_again_after_a_restart(world: World) -> None:
+    world.garden.levels[ALICE] = 100
+    await world.enter("romeo@a.test/x", "Romeo")
+    world.rooms = world.service()
+    await world.rooms.load()
+    bob = UserId("@bob:m.example")
+    world.garden.levels[bob] = 50
+    await world.rooms.deliver(world.garden.came(bob, "Bob"), key="1", own_id="i")
+    (arrived,) = world.wire.take()
+    assert rights_in(arrived) == "admin/moderator"
+
+
+async def test_a_new_name_is_shown_again_when_its_fence_was_lost(world: World) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    renamed = world.garden.came(ALICE, "Alicia")
+    shown = [
+        f"presence unavailable {ROOM}/Alice > romeo@a.test/x 303",
+        f"presence - {ROOM}/Alicia > romeo@a.test/x",
+    ]
+    world.wire.lost_fences = 1
+    with pytest.raises(Unavailable):
+        await world.deliver(renamed)
+    assert [brief(xml) for xml in world.wire.take()] == shown
+    assert await world.deliver(renamed) == shown
+    assert await world.deliver(renamed) == []
+    found = await world.database.read(lambda tx: nicknames.find(tx, ROOM_ID, ALICE))
+    assert found == "Alicia"
+
+
+async def test_a_new_name_is_shown_again_after_a_crash_before_its_fence(world: World) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    renamed = world.garden.came(ALICE, "Alicia")
+    world.wire.lost_fences = 1
+    with pytest.raises(Unavailable):
+        await world.deliver(renamed)
+    shown = [brief(xml) for xml in world.wire.take()]
+    world.rooms = world.service()
+    await world.rooms.load()
+    assert await world.deliver(renamed) == shown

@@ -41,6 +41,8 @@ from bridge.telemetry.log import get_logger
 
 log = get_logger("xmpp.rooms")
 
+_LATE = "The other server is slow. I go on trying, and invite you when you can enter."
+
 Spawn = Callable[[Callable[[], Awaitable[None]]], bool]
 
 
@@ -77,35 +79,71 @@ class Entering:
         self._clock = clock
         self._limits = limits
         self._spawn = spawn
-        self._entering: set[tuple[Jid, Jid]] = set()
+        self._entering: dict[tuple[Jid, Jid], Session] = {}
+        self._again: dict[tuple[Jid, Jid], tuple[Stanza, Room]] = {}
+        """Clients that went away while they were entering, and asked again."""
 
     async def on_join(self, stanza: Stanza, target: Room) -> None:
         place = (stanza.sender, stanza.to.bare)
-        if place in self._entering:
+        before = self._entering.get(place)
+        if before is not None:
+            await self._on_second_join(before, stanza, target)
             return
-        self._entering.add(place)
-        if len(self._entering) > self._limits.joins or not self._spawn(
-            lambda: self._enter(stanza, target)
-        ):
-            self._entering.discard(place)
-            await self._telling.refuse(
-                stanza, "resource-constraint", "Too many people are entering."
-            )
-
-    async def _enter(self, stanza: Stanza, target: Room) -> None:
         session = Session(
             address=stanza.sender, entered_by=stanza.to.bare, nickname=stanza.to.resource
         )
+        if not self._may_enter(session) or not self._spawn(
+            lambda: self._enter(stanza, target, session)
+        ):
+            await self._telling.refuse(
+                stanza, "resource-constraint", "Too many people are entering."
+            )
+            return
+        self._entering[place] = session
+
+    def _may_enter(self, session: Session) -> bool:
+        """Nobody takes more than half of the places."""
+        most = self._limits.joins
+        own = sum(s.is_of(session.address) for s in self._entering.values())
+        return len(self._entering) < most and own < max(1, most // 2)
+
+    async def _on_second_join(self, before: Session, stanza: Stanza, target: Room) -> None:
+        """A client that asks while it is entering already gets the one answer; one that went away
+        in between begins anew when the first attempt is over."""
+        if before.is_gone:
+            self._again[stanza.sender, stanza.to.bare] = (stanza, target)
+        elif before.is_late:
+            await self._telling.refuse(stanza, "remote-server-timeout", _LATE)
+
+    def abandon(self, client: Jid, entered_by: Jid) -> None:
+        """The client went away, perhaps before it was in."""
+        place = (client, entered_by)
+        self._again.pop(place, None)
+        session = self._entering.get(place)
+        if session is not None:
+            session.is_gone = True
+
+    async def _enter(self, stanza: Stanza, target: Room, session: Session) -> None:
+        place = (session.address, session.entered_by)
         try:
             async with asyncio.timeout(self._limits.join_deadline_s):
                 await self._enter_in_time(stanza, target, session)
         except (IsthmusError, TimeoutError) as exc:
             log.info("not entered", room=str(stanza.to.bare), reason=str(exc))
-            await self._forget(session)
-            if not session.is_late and not session.is_gone:
-                await self._telling.refuse(stanza, *_join_error(exc))
+            try:
+                await self._forget(session)
+            finally:
+                session.is_in = False
+                if not session.is_late and not session.is_gone:
+                    await self._telling.refuse(stanza, *_join_error(exc))
         finally:
-            self._entering.discard((stanza.sender, stanza.to.bare))
+            self._entering.pop(place, None)
+            room = self._places.at(*place)
+            if room is not None and not session.is_in:
+                self._places.unregister(room, session)
+        again = self._again.pop(place, None)
+        if again is not None:
+            await self.on_join(*again)
 
     async def _enter_in_time(self, stanza: Stanza, target: Room, session: Session) -> None:
         try:
@@ -126,8 +164,7 @@ class Entering:
         except ExceptionGroup as failed:
             raise _first(failed) from failed
         async with room.lock:
-            room.members = {m.user_id: m for m in view.members}
-            room.power = view.power
+            room.see(view)
             if session.is_late:
                 await self._invite_late(room, session, view)
             elif not session.is_gone:
@@ -135,14 +172,20 @@ class Entering:
 
     async def _register_entering(self, target: Room, session: Session) -> ServedRoom:
         """Steps 1 and 2."""
-        room = self._places.room(await self._listener.find_room(target.room))
-        async with room.lock:
-            await self._names.load(room)
-            self._check_nickname(room, session)
-            before = room.sessions.get(session.address)
-            session.was_in = before is not None and before.is_in
-            self._places.register(room, session)
-        return room
+        room_id = await self._listener.find_room(target.room)
+        while True:
+            room = self._places.room(room_id)
+            async with room.lock:
+                if self._places.find_room(room_id) is not room:
+                    continue  # it was let go while we waited
+                await self._names.load(room)
+                self._check_nickname(room, session)
+                if session.is_gone:
+                    return room
+                before = room.sessions.get(session.address)
+                session.was_in = before is not None and before.is_in
+                self._places.register(room, session)
+                return room
 
     def _check_nickname(self, room: ServedRoom, session: Session) -> None:
         """Step 1. A name that a Matrix member has is given up by them later."""
@@ -155,11 +198,8 @@ class Entering:
         """Step 3: an answer in words instead of silence."""
         await self._clock.sleep(self._limits.join_timeout_s)
         session.is_late = True
-        await self._telling.refuse(
-            stanza,
-            "remote-server-timeout",
-            "The other server is slow. I go on trying, and invite you when you can enter.",
-        )
+        session.waiting.clear()
+        await self._telling.refuse(stanza, "remote-server-timeout", _LATE)
 
     async def _invite_late(self, room: ServedRoom, session: Session, view: RoomView) -> None:
         self._places.unregister(room, session)

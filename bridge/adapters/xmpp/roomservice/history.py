@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 from bridge.adapters.xmpp import outbound
 from bridge.adapters.xmpp.roomservice.occupants import ServedRoom, Session
+from bridge.adapters.xmpp.styling import to_body
 from bridge.ports.chat import RoomView
 
 
@@ -23,7 +24,7 @@ def past(
             ),
             to=session.address,
             id=message.event_id,
-            message=message.message,
+            body=to_body(message.message),
             stanza_id=message.event_id,
             occupant=outbound.occupant_id(room.room_id, message.sender),
             delayed_ms=message.at_ms,

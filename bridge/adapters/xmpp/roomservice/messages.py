@@ -22,12 +22,15 @@ from bridge.adapters.xmpp.roomservice.occupants import (
     ServedRoom,
     Session,
     choose_nickname,
+    rights,
 )
+from bridge.adapters.xmpp.styling import to_body
 from bridge.ids import UserId
-from bridge.ports.chat import Reflection, RoomMember, RoomMessage, RoomSubject
-from bridge.ports.matrix import Member
+from bridge.ports.chat import Reflection, RoomMember, RoomMessage, RoomPower, RoomSubject
+from bridge.ports.matrix import Member, Power
 
 Make = Callable[[Session], list[ET.Element]]
+_NOBODY = Jid("", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,21 @@ class Departure:
 
     user_id: UserId
     sessions: tuple[Session, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """How a change of members or their rights looks, the same each time it is tried.
+
+    It is kept until it is proven to be shown: once the room's state has changed, it cannot be made
+    out again. What is to be a row only then, too, so that it is made out again after a crash.
+    """
+
+    position: int
+    make: Make | None = None
+    besides: tuple[Session, ...] = ()
+    departure: Departure | None = None
+    renamed: tuple[UserId, str] | None = None
 
 
 class Showing:
@@ -49,6 +67,7 @@ class Showing:
     async def show_message(self, room: ServedRoom, delivery: RoomMessage, own_id: str) -> None:
         nickname = await self._names.of(room, delivery.sender, _name(room, delivery.sender))
         occupant = outbound.occupant_id(room.room_id, delivery.sender)
+        body = to_body(delivery.message)
 
         def make(session: Session) -> list[ET.Element]:
             return [
@@ -56,7 +75,7 @@ class Showing:
                     sender=session.entered_by.with_resource(nickname),
                     to=session.address,
                     id=delivery.stanza_id or own_id,
-                    message=delivery.message,
+                    body=body,
                     stanza_id=delivery.event_id,
                     occupant=occupant,
                     origin_id=delivery.origin_id,
@@ -77,7 +96,7 @@ class Showing:
                     sender=session.entered_by.with_resource(nickname),
                     to=session.address,
                     id=delivery.stanza_id,
-                    message=delivery.message,
+                    body=to_body(delivery.message),
                     stanza_id=delivery.event_id,
                     occupant=outbound.occupant_id(room.room_id, delivery.sender),
                     origin_id=delivery.origin_id,
@@ -98,43 +117,73 @@ class Showing:
 
         await self._emit(room, delivery.position, make)
 
-    async def show_member(self, room: ServedRoom, delivery: RoomMember) -> Departure | None:
-        """What ends with a membership is returned, to be done when it is proven to be shown."""
+    async def show_change(self, room: ServedRoom, change: Change) -> None:
+        if change.make is not None:
+            await self._emit(room, change.position, change.make, besides=change.besides)
+
+    def change_of_power(self, room: ServedRoom, delivery: RoomPower, power: Power) -> Change:
+        """Rights that were not known are shown, too."""
+        before, room.power = room.power, power
+        changed = [
+            (self._people.occupant(room, user_id, nickname), room.sessions_of(person or _NOBODY))
+            for user_id, nickname in room.nicknames.items()
+            if (before is None or rights(before, user_id) != rights(power, user_id))
+            and ((person := self._people.person_of(user_id)) is None or room.sessions_of(person))
+            and user_id in room.members
+        ]
+
+        def make(session: Session) -> list[ET.Element]:
+            return [
+                presence.arrival(session, occupant, is_self=session in own)
+                for occupant, own in changed
+            ]
+
+        return Change(position=delivery.position, make=make if changed else None)
+
+    async def change_of_member(self, room: ServedRoom, delivery: RoomMember) -> Change:
         user_id = delivery.user_id
         if delivery.membership == "join":
             known = room.members.get(user_id)
-            room.members[user_id] = Member(
+            member = Member(
                 user_id=user_id,
                 membership="join",
                 displayname=delivery.displayname,
                 avatar_url=None if known is None else known.avatar_url,
             )
+            room.set_member(user_id, member, delivery.position)
             if self._people.person_of(user_id) is None:
-                await self._show_join(room, delivery)
-            return None
-        if delivery.membership not in ("leave", "ban"):
-            return None
-        room.members.pop(user_id, None)
-        return await self._show_leave(room, delivery)
+                return await self._joining(room, delivery)
+        elif delivery.membership in ("leave", "ban"):
+            room.set_member(user_id, None, delivery.position)
+            return self._parting(room, delivery)
+        return Change(position=delivery.position)
 
-    async def _show_join(self, room: ServedRoom, delivery: RoomMember) -> None:
-        user_id = delivery.user_id
+    async def _joining(self, room: ServedRoom, delivery: RoomMember) -> Change:
+        user_id, position = delivery.user_id, delivery.position
         before = room.nicknames.get(user_id)
         nickname = choose_nickname(room, user_id, delivery.displayname)
-        if nickname != before:
+        if before is None:
             await self._names.give(room, [(user_id, nickname)])
+        elif nickname != before:
+            room.hold(user_id, nickname)
         occupant = self._people.occupant(room, user_id, nickname)
         if delivery.previous != "join" or before is None:
 
             def arrive(session: Session) -> list[ET.Element]:
                 return [presence.arrival(session, occupant, delivery.displayname)]
 
-            await self._emit(room, delivery.position, arrive)
-        elif nickname != before:
-            old = replace(occupant, nickname=before)
-            await self._emit(room, delivery.position, lambda s: presence.renaming(s, old, occupant))
+            renamed = None if before in (None, nickname) else (user_id, nickname)
+            return Change(position=position, make=arrive, renamed=renamed)
+        if nickname == before:
+            return Change(position=position)
+        old = replace(occupant, nickname=before)
+        return Change(
+            position=position,
+            make=lambda session: presence.renaming(session, old, occupant),
+            renamed=(user_id, nickname),
+        )
 
-    async def _show_leave(self, room: ServedRoom, delivery: RoomMember) -> Departure | None:
+    def _parting(self, room: ServedRoom, delivery: RoomMember) -> Change:
         user_id, position = delivery.user_id, delivery.position
         person = self._people.person_of(user_id)
         own = [] if person is None else [s for s in room.sessions.values() if s.is_of(person)]
@@ -142,14 +191,15 @@ class Showing:
             session.remove(delivery)
         nickname = room.nicknames.get(user_id)
         if nickname is None or any(s.is_in and not s.is_removed for s in own):
-            return None  # nobody has seen them, or they have come back since
+            return Change(position=position)  # nobody has seen them, or they have come back since
         ended = [s for s in own if s.is_in]
         occupant = self._people.occupant(room, user_id, nickname)
-        if person is None or ended:
-            make = self.leaving(room, delivery, occupant, ended)
-            entering = [s for s in own if not s.is_in]
-            await self._emit(room, position, make, besides=entering)
-        return Departure(user_id=user_id, sessions=tuple(ended))
+        return Change(
+            position=position,
+            make=self.leaving(room, delivery, occupant, ended) if person is None or ended else None,
+            besides=tuple(s for s in own if not s.is_in),
+            departure=Departure(user_id=user_id, sessions=tuple(ended)),
+        )
 
     def leaving(
         self, room: ServedRoom, delivery: RoomMember, occupant: Occupant, ended: list[Session]

@@ -19,11 +19,11 @@ from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.nicknames import NicknameKey, make_nickname, nickname_key
 from bridge.adapters.xmpp.outbound import Occupant, occupant_id
 from bridge.ids import RoomId, UserId, localpart_of, server_of
-from bridge.ports.chat import RoomMember
+from bridge.ports.chat import RoomMember, RoomView
 from bridge.ports.matrix import Member, Power
 from bridge.storage.sessions import StoredSession
 
-MAX_WAITING = 2000
+MAX_WAITING = 500
 """Live stanzas kept for somebody who is just entering."""
 _SUFFIX = re.compile(r" (?:\(.+\)|[0-9]+|\w)")
 
@@ -66,7 +66,7 @@ class Session:
     def take(self, position: int, xml: ET.Element) -> ET.Element | None:
         """The stanza if it is to be sent now; kept if it is for later; None either way else."""
         if not self.is_in:
-            if not self.is_flooded:
+            if not self.is_flooded and not self.is_late:
                 self.waiting.append((position, xml))
             return None
         return xml if position > self.since_position else None
@@ -83,6 +83,8 @@ class ServedRoom:
     members: dict[UserId, Member] = field(default_factory=dict)
     """Joined members as of the last arrival, and changes since; empty after a restart."""
     power: Power | None = None
+    changed: dict[UserId, int] = field(default_factory=dict)
+    """Positions of the changes in `members` since the last arrival."""
     nicknames: dict[UserId, str] = field(default_factory=dict)
     holders: dict[NicknameKey, UserId] = field(default_factory=dict)
     is_loaded: bool = False
@@ -93,9 +95,29 @@ class ServedRoom:
             self.hold(user_id, nickname)
         self.is_loaded = True
 
+    def see(self, view: RoomView) -> None:
+        """Takes over what somebody who entered has seen, but for what has changed since."""
+        members = {member.user_id: member for member in view.members}
+        newer = {u: at for u, at in self.changed.items() if at > view.info.position}
+        for user_id in newer:
+            members.pop(user_id, None)
+            if user_id in self.members:
+                members[user_id] = self.members[user_id]
+        self.members, self.power, self.changed = members, view.power, newer
+
+    def set_member(self, user_id: UserId, member: Member | None, position: int) -> None:
+        """None: no member any more."""
+        self.changed[user_id] = position
+        if member is None:
+            self.members.pop(user_id, None)
+        else:
+            self.members[user_id] = member
+
     def unload(self) -> None:
         """Nobody looks any more: what can be read again is let go."""
         self.members.clear()
+        self.changed.clear()
+        self.power = None
         self.nicknames.clear()
         self.holders.clear()
         self.is_loaded = False

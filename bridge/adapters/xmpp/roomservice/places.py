@@ -10,12 +10,16 @@ from bridge.ids import RoomId
 from bridge.storage import sessions
 from bridge.storage.database import Database, Transaction
 
+_SWEEP_AT = 1000
+"""Rooms in memory before those without sessions are looked for."""
+
 
 class Places:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._rooms: dict[RoomId, ServedRoom] = {}
         self._places: dict[tuple[Jid, Jid], ServedRoom] = {}
+        self._sweep_at = _SWEEP_AT
 
     async def load(self) -> None:
         """The sessions that were there before a restart."""
@@ -30,7 +34,20 @@ class Places:
             self.register(self.room(row.room_id), session)
 
     def room(self, room_id: RoomId) -> ServedRoom:
-        return self._rooms.setdefault(room_id, ServedRoom(room_id=room_id))
+        """Whoever waits for its lock looks again whether it is still the room."""
+        room = self._rooms.get(room_id)
+        if room is None:
+            if len(self._rooms) >= self._sweep_at:
+                self._sweep()
+            room = self._rooms[room_id] = ServedRoom(room_id=room_id)
+        return room
+
+    def _sweep(self) -> None:
+        """Lets go of the rooms that nobody is in: many are asked for, few are entered."""
+        empty = [r for r in self._rooms.values() if not r.sessions and not r.lock.locked()]
+        for room in empty:
+            del self._rooms[room.room_id]
+        self._sweep_at = max(_SWEEP_AT, 2 * len(self._rooms))
 
     def find_room(self, room_id: RoomId) -> ServedRoom | None:
         return self._rooms.get(room_id)

@@ -22,9 +22,16 @@ KICKED = 307
 UNREACHABLE = 333
 
 
-def arrival(session: Session, occupant: Occupant, display_name: str | None = None) -> ET.Element:
+def arrival(
+    session: Session, occupant: Occupant, display_name: str | None = None, *, is_self: bool = False
+) -> ET.Element:
+    """Also says rights that have changed. Spec: XEP-0045, 9.6."""
     return outbound.presence(
-        room=session.entered_by, to=session.address, occupant=occupant, display_name=display_name
+        room=session.entered_by,
+        to=session.address,
+        occupant=occupant,
+        statuses=[SELF] if is_self else [],
+        display_name=display_name,
     )
 
 

@@ -21,7 +21,7 @@ from bridge.adapters.xmpp.namespaces import MUC
 from bridge.adapters.xmpp.roomservice import presence
 from bridge.adapters.xmpp.roomservice.checking import GONE, Checking
 from bridge.adapters.xmpp.roomservice.entering import Entering, Spawn
-from bridge.adapters.xmpp.roomservice.messages import Departure, Showing
+from bridge.adapters.xmpp.roomservice.messages import Change, Showing
 from bridge.adapters.xmpp.roomservice.names import Names
 from bridge.adapters.xmpp.roomservice.occupants import (
     People,
@@ -39,6 +39,7 @@ from bridge.ports.chat import (
     RoomInvite,
     RoomMember,
     RoomMessage,
+    RoomPower,
     RoomSubject,
 )
 from bridge.storage.database import Database
@@ -46,7 +47,7 @@ from bridge.telemetry.log import get_logger
 
 log = get_logger("xmpp.rooms")
 
-RoomDelivery = RoomMessage | Reflection | RoomMember | RoomSubject
+RoomDelivery = RoomMessage | Reflection | RoomMember | RoomSubject | RoomPower
 
 
 class RoomService:
@@ -67,6 +68,7 @@ class RoomService:
         spawn: Spawn,
     ) -> None:
         self._wire = wire
+        self._listener = listener
         self._people = people
         self._domain = domain
         self._names = Names(database)
@@ -86,6 +88,8 @@ class RoomService:
             limits=limits,
             spawn=spawn,
         )
+        self._unproven: dict[RoomId, tuple[str, Change]] = {}
+        """Changes that have been shown, until their fence is back: one in a room at a time."""
         self.checking = Checking(
             wire=wire,
             places=self._places,
@@ -156,6 +160,7 @@ class RoomService:
 
     async def end_session(self, client: Jid, entered_by: Jid) -> None:
         """The client went: its session ends, its membership stays."""
+        self._entering.abandon(client, entered_by)
         room = self._places.at(client, entered_by)
         session = None if room is None else room.sessions.get(client)
         if room is not None and session is not None:
@@ -224,12 +229,12 @@ class RoomService:
         room = self._places.find_room(delivery.room_id)
         if room is None or not room.sessions:
             return
-        departure: Departure | None = None
+        change: Change | None = None
 
         async def write() -> None:
-            nonlocal departure
+            nonlocal change
             async with room.lock:
-                await self._names.load(room)
+                await self._load(room, delivery)
                 match delivery:
                     case RoomMessage():
                         await self._showing.show_message(room, delivery, own_id)
@@ -237,15 +242,44 @@ class RoomService:
                         await self._showing.show_again(room, delivery)
                     case RoomSubject():
                         await self._showing.show_subject(room, delivery, own_id)
-                    case RoomMember():
-                        departure = await self._showing.show_member(room, delivery)
+                    case RoomMember() | RoomPower():
+                        change = await self._change(room, delivery, key)
+                        await self._showing.show_change(room, change)
 
         await self._wire.fenced(key, write)
-        if departure is not None:
-            await self._finish(room, departure)
+        if change is not None:
+            await self._finish(room, change)
 
-    async def _finish(self, room: ServedRoom, departure: Departure) -> None:
+    async def _load(self, room: ServedRoom, delivery: RoomDelivery) -> None:
+        """After a restart sessions are remembered, and what they see is not."""
+        await self._names.load(room)
+        if room.power is None and not isinstance(delivery, RoomPower):
+            room.see(await self._listener.view_room(room.room_id))
+
+    async def _change(self, room: ServedRoom, delivery: RoomMember | RoomPower, key: str) -> Change:
+        shown = self._unproven.get(room.room_id)
+        if shown is not None and shown[0] == key:
+            return shown[1]
+        if isinstance(delivery, RoomMember):
+            change = await self._showing.change_of_member(room, delivery)
+        else:
+            view = await self._listener.view_room(room.room_id)
+            power = room.power
+            room.see(view)
+            room.power = power
+            change = self._showing.change_of_power(room, delivery, view.power)
+        self._unproven[room.room_id] = (key, change)
+        return change
+
+    async def _finish(self, room: ServedRoom, change: Change) -> None:
+        """What is proven to be shown becomes rows."""
         async with room.lock:
+            self._unproven.pop(room.room_id, None)
+            if change.renamed is not None and room.is_loaded:
+                await self._names.give(room, [change.renamed])
+            departure = change.departure
+            if departure is None:
+                return
             for session in departure.sessions:
                 if room.sessions.get(session.address) is session and session.is_removed:
                     await self._places.remove(room, session)
