@@ -239,12 +239,18 @@ class XmppAdapter:
             await self._refuse_received(received, "policy-violation", text)
             return
         stanza = inbound.read_stanza(received.element)
+        if stanza.sender.domain == self._settings.domain:
+            return  # from ourselves: an answer would come back, too
         try:
             await self._route(stanza)
         except (BadInput, NotFound) as exc:
             await self._refuse(stanza, "item-not-found", exc.reason)
         except Refused as exc:
             await self._refuse(stanza, outbound.condition_for(exc.errcode), exc.reason)
+        except Unavailable as exc:
+            await self._refuse(stanza, "resource-constraint", exc.reason)
+        except TimeoutError:
+            await self._refuse(stanza, "remote-server-timeout", "It takes too long.")
 
     async def _route(self, stanza: Stanza) -> None:
         if stanza.kind == "iq" and stanza.type not in ("get", "set"):
@@ -294,12 +300,13 @@ class XmppAdapter:
         if subject is None:
             await self._direct.accept(stanza, to_room=room_id)
             return
-        await self._listener.set_topic(
-            address=str(stanza.sender.bare),
-            room_id=room_id,
-            topic=subject,
-            txn=str(self._new_trace()),
-        )
+        async with asyncio.timeout(self._limits.lookup_timeout_s):
+            await self._listener.set_topic(
+                address=str(stanza.sender.bare),
+                room_id=room_id,
+                topic=subject,
+                txn=str(self._new_trace()),
+            )
 
     async def _decline(self, stanza: Stanza, where: Room, reason: str) -> None:
         async with asyncio.timeout(self._limits.join_deadline_s):

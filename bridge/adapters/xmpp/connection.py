@@ -336,7 +336,7 @@ class Connection:
                 return stream.closed.result()
             try:
                 await self._fence()
-            except StreamClosed as exc:
+            except Unavailable as exc:
                 if not stream.closed.done():
                     stream.kill()
                     return Closed(condition="connection-timeout", text=exc.reason)

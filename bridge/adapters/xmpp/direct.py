@@ -10,6 +10,7 @@ Spec: RFC 6121, 3 and 5; XEP-0184.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -45,6 +46,10 @@ _IN_WORDS: Final = {
     "service-unavailable": "there is no such account, or it takes no messages from strangers",
 }
 """What a bounce means, for servers that do not say. Spec: RFC 6120, 8.3.3."""
+_COMMAND_TIMEOUT_S: Final = 120
+_LINES_PER_MINUTE: Final = 30
+"""That the bot answers one person."""
+_ASKERS_KEPT: Final = 1000
 _OLD_MS: Final = 60_000
 """A message that is older than this when it is sent says when it was written."""
 _WITH_TO: dict[Subscription, Subscription] = {
@@ -82,6 +87,8 @@ class Direct:
         self._bot = bot
         self._clock = clock
         self._new_trace = new_trace
+        self._lines: dict[Jid, tuple[int, int]] = {}
+        """The minute in which somebody wrote to the bot last, and how many lines in it."""
 
     # --- messages in ----------------------------------------------------------------------------
 
@@ -90,8 +97,6 @@ class Direct:
             await self._on_bounce(stanza)
         elif stanza.type == "groupchat":
             await self._refuse(stanza, "service-unavailable", "This is not a room.")
-        elif (received := inbound.received_id(stanza)) is not None:
-            log.debug("receipt", sender=str(stanza.sender.bare), stanza_id=received)
         else:
             await self.accept(stanza, to_user=user_id)
 
@@ -99,9 +104,15 @@ class Direct:
         self, stanza: Stanza, *, to_user: UserId | None = None, to_room: RoomId | None = None
     ) -> None:
         """Commits what the person wrote, or answers why not."""
+        flaw = inbound.unreadable(stanza)
+        if flaw is not None:
+            await self._refuse(stanza, "feature-not-implemented", flaw)
+            return
         message = inbound.to_message(stanza)
         if message is None:
             return
+        # Answers come from there: not from a resource that we may not send as ours.
+        sent_to = stanza.to if stanza.to.is_prepared(strict=True) else stanza.to.bare
         trace = self._new_trace()
         chat_message = ChatMessage(
             adapter=self._adapter,
@@ -109,7 +120,7 @@ class Direct:
             session=str(stanza.sender),
             to_user=to_user,
             to_room=to_room,
-            sent_to=str(stanza.to),
+            sent_to=str(sent_to),
             stanza_id=stanza.id or str(trace),
             origin_id=inbound.origin_id(stanza),
             fingerprint=inbound.fingerprint(stanza),
@@ -146,10 +157,30 @@ class Direct:
         message = inbound.to_message(stanza)
         if message is None:
             return
-        answer = await self._listener.on_command(address=str(stanza.sender.bare), text=message.text)
+        if not self._may_ask(stanza.sender.bare):
+            await self._refuse(stanza, "resource-constraint", "Please write more slowly.")
+            return
+        try:
+            async with asyncio.timeout(_COMMAND_TIMEOUT_S):
+                answer = await self._listener.on_command(
+                    address=str(stanza.sender.bare), text=message.text
+                )
+        except TimeoutError:
+            await self._refuse(stanza, "remote-server-timeout", "It takes too long.")
+            return
         await self._wire.send(
             [outbound.notice(sender=stanza.to.bare, to=stanza.sender, text=answer)]
         )
+
+    def _may_ask(self, person: Jid) -> bool:
+        """Two machines that answer each other come to an end: errors are not answered."""
+        minute = self._clock.now_ms() // 60_000
+        before, count = self._lines.pop(person, (minute, 0))
+        count = count + 1 if before == minute else 1
+        while len(self._lines) >= _ASKERS_KEPT:
+            del self._lines[next(iter(self._lines))]
+        self._lines[person] = (minute, count)
+        return count <= _LINES_PER_MINUTE
 
     # --- deliveries -----------------------------------------------------------------------------
 

@@ -9,16 +9,26 @@ Spec: RFC 6121, 5; XEP-0045; XEP-0184; XEP-0359.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.etree import ElementTree as ET
 
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.namespaces import (
     COMPONENT,
+    CORRECT,
+    DIRECT_INVITE,
+    FASTEN,
+    FILE_SHARING,
+    JINGLE_MESSAGE,
     MARKUP,
     MUC,
     MUC_USER,
+    OLD_PGP,
+    OMEMO,
+    OPENPGP,
+    REACTIONS,
     RECEIPTS,
+    RETRACT,
     SPOILER,
     STANZA_ERRORS,
     STANZA_ID,
@@ -28,6 +38,22 @@ from bridge.adapters.xmpp.namespaces import (
 from bridge.adapters.xmpp.styling import MAX_MARKUP, Markup, from_body
 from bridge.content.model import Message
 from bridge.errors import BadInput
+
+_CORRECTED = "* "
+_ENCRYPTED = (
+    *(f"{{{omemo}}}encrypted/{{{omemo}}}payload" for omemo in OMEMO),
+    f"{{{OPENPGP}}}openpgp",
+    f"{{{OLD_PGP}}}x",
+)
+"""Without a payload OMEMO only exchanges keys. Spec: XEP-0384, 4.5."""
+_UNKNOWN = (
+    (DIRECT_INVITE, "x"),
+    (FASTEN, "apply-to"),
+    (FILE_SHARING, "file-sharing"),
+    (JINGLE_MESSAGE, "propose"),
+    (REACTIONS, "reactions"),
+    *((retract, "retract") for retract in RETRACT),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +99,7 @@ def to_message(stanza: Stanza) -> Message | None:
         text = head + text
         markup = None if markup is None else [_moved(m, len(head)) for m in markup]
     spoiler = stanza.find(SPOILER, "spoiler")
-    return from_body(
+    message = from_body(
         text,
         markup=markup,
         unstyled=stanza.has(STYLING, "unstyled"),
@@ -81,6 +107,25 @@ def to_message(stanza: Stanza) -> Message | None:
         language=body.get(f"{{{XML}}}lang") or None,
         is_notice=stanza.type == "headline",
     )
+    if message is None or not stanza.has(CORRECT, "replace"):
+        return message
+    # Until edits are carried a correction is a new message that says what it is.
+    html = None if message.html is None else _CORRECTED + message.html
+    return replace(message, text=_CORRECTED + message.text, html=html)
+
+
+def unreadable(stanza: Stanza) -> str | None:
+    """What its author is told about a message that says something and cannot be carried.
+
+    Nothing is lost in silence but what says nothing: chat states, markers, receipts.
+    """
+    if any(stanza.xml.find(path) is not None for path in _ENCRYPTED):
+        return "This gateway cannot read encrypted messages. Please send it without encryption."
+    if stanza.xml.find(f"{{{MUC_USER}}}x/{{{MUC_USER}}}invite") is not None:
+        return "This gateway does not carry invitations yet."
+    if _body(stanza) is None and any(stanza.has(*name) for name in _UNKNOWN):
+        return "This gateway does not carry messages of this kind yet."
+    return None
 
 
 def _markup(stanza: Stanza) -> list[Markup] | None:

@@ -38,9 +38,9 @@ NicknameKey = NewType("NicknameKey", str)
 
 
 def nickname_key(nickname: str) -> NicknameKey:
-    """What must be unique in a room: prepared, without case."""
+    """What must be unique in a room: prepared, without case, each space one."""
     folded = unicodedata.normalize("NFKC", nickname).casefold()
-    return NicknameKey(unicodedata.normalize("NFKC", folded).strip())
+    return NicknameKey(" ".join(unicodedata.normalize("NFKC", folded).split()))
 
 
 def make_nickname(

@@ -103,13 +103,64 @@ async def test_a_message_without_an_id_gets_one(world: World) -> None:
     "rest",
     [
         "type='chat'><composing xmlns='http://jabber.org/protocol/chatstates'/>",
-        "type='chat'><received xmlns='urn:xmpp:receipts' id='1'/><body>x</body>",
+        "type='chat'><received xmlns='urn:xmpp:receipts' id='1'/>",
+        "type='chat'><displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>",
+        "type='chat'><encrypted xmlns='eu.siacs.conversations.axolotl'><header/></encrypted>",
         "type='error' id='unknown'><body>x</body>",
     ],
 )
 async def test_what_is_no_message_is_not_taken_for_one(world: World, rest: str) -> None:
     assert await world.message(rest) == []
     assert world.listener.accepted.empty()
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "<reactions xmlns='urn:xmpp:reactions:0' id='1'><reaction>x</reaction></reactions>",
+        "<retract xmlns='urn:xmpp:message-retract:1' id='1'/>",
+        "<propose xmlns='urn:xmpp:jingle-message:0' id='1'/>",
+        "<x xmlns='jabber:x:conference' jid='room@muc.a.test'/>",
+        "<x xmlns='http://jabber.org/protocol/muc#user'><invite/></x><body>invited</body>",
+        "<encrypted xmlns='eu.siacs.conversations.axolotl'><payload>AA</payload></encrypted>",
+        "<encrypted xmlns='urn:xmpp:omemo:2'><payload>A</payload></encrypted><body>fallback</body>",
+        "<x xmlns='jabber:x:encrypted'>AA</x><body>This message is encrypted.</body>",
+    ],
+)
+async def test_what_cannot_be_carried_is_answered(world: World, inner: str) -> None:
+    (answer,) = await world.message(f"type='chat' id='1'>{inner}")
+    assert answer.startswith("message error")
+    assert "feature-not-implemented" in answer
+    assert world.listener.accepted.empty()
+
+
+async def test_a_text_beside_a_receipt_is_a_message(world: World) -> None:
+    await world.message("type='chat'><received xmlns='urn:xmpp:receipts' id='1'/><body>x</body>")
+    assert world.listener.accepted.get_nowait().message.text == "x"
+
+
+async def test_answers_come_from_an_address_that_we_can_send_from(world: World) -> None:
+    for resource in ("phone", "\U0001f98a"):
+        stanza = incoming(
+            f"<message from='romeo@a.test/x' to='{GHOST}/{resource}'><body>x</body></message>"
+        )
+        await world.direct.on_message(stanza, ALICE)
+    assert world.listener.accepted.get_nowait().sent_to == f"{GHOST}/phone"
+    assert world.listener.accepted.get_nowait().sent_to == GHOST
+
+
+async def test_the_bot_does_not_talk_with_a_machine_for_ever(world: World) -> None:
+    line = incoming(
+        "<message from='echo@a.test/x' to='isthmus@gw.test' type='chat'><body>x</body></message>"
+    )
+    for _ in range(31):
+        await world.direct.on_command(line)
+    *answers, last = [brief(xml) for xml in world.wire.take()]
+    assert all(answer.startswith("message chat") for answer in answers)
+    assert "resource-constraint" in last
+    await world.clock.advance(60)
+    await world.direct.on_command(line)
+    assert brief(world.wire.take()[0]).startswith("message chat")
 
 
 async def test_a_group_message_to_a_person_is_refused(world: World) -> None:

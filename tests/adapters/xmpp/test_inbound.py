@@ -82,6 +82,29 @@ def test_me_is_an_emote_and_a_headline_a_notice() -> None:
     )
 
 
+def test_a_correction_is_a_new_message_that_says_so() -> None:
+    corrected = "<replace xmlns='urn:xmpp:message-correct:0' id='1'/></message>"
+    assert read(f"type='chat'><body>tea</body>{corrected}") == Message(text="* tea")
+    assert read(f"type='chat'><body>*tea*</body>{corrected}") == Message(
+        text="* *tea*", html="* <strong>tea</strong>"
+    )
+    assert read(f"type='chat'>{corrected}") is None
+
+
+def test_a_fallback_for_what_we_do_not_know_is_the_text() -> None:
+    message = read(
+        "type='chat'><body>&gt; tea?\nyes</body>"
+        "<fallback xmlns='urn:xmpp:fallback:0' for='urn:xmpp:reply:0'/></message>"
+    )
+    assert message is not None
+    assert message.text == "> tea?\nyes"
+
+
+@pytest.mark.parametrize("type", ["", "type='normal'", "type='chat'", "type='odd'"])
+def test_a_message_to_a_person_may_have_any_type(type: str) -> None:
+    assert read(f"{type}><body>hello</body></message>") == Message(text="hello")
+
+
 def test_a_subject_alone_changes_the_topic() -> None:
     assert inbound.to_subject(incoming(f"{HEAD}><subject>Roses</subject></message>")) == "Roses"
     assert inbound.to_subject(incoming(f"{HEAD}><subject/></message>")) == ""

@@ -54,6 +54,13 @@ def test_clashes_get_the_server_and_then_numbers() -> None:
     assert made == ["Alice", "Alice (m.example)", "Alice 2", "Alice 3"]
 
 
+@pytest.mark.parametrize(
+    "other", ["ALICE  Bell", "alice bell", "\uff21lice Bell", "Alice\u2003Bell"]
+)
+def test_names_that_look_the_same_are_the_same(other: str) -> None:
+    assert nickname_key(other) == nickname_key("Alice Bell")
+
+
 def test_a_suffix_never_makes_a_nickname_too_long() -> None:
     taken = {nickname_key("x" * 60)}
     assert make_nickname("x" * 300, "a", "m.example", taken) == "x" * 48 + " (m.example)"

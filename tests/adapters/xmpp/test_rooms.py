@@ -557,3 +557,23 @@ async def test_a_new_name_is_shown_again_after_a_crash_before_its_fence(world: W
     world.rooms = world.service()
     await world.rooms.load()
     assert await world.deliver(renamed) == shown
+
+
+async def test_the_past_of_somebody_without_a_nickname_is_shown_all_the_same(
+    world: World,
+) -> None:
+    world.garden.past(UserId("@gone:m.example"), "one")
+    world.garden.past(UserId("@\U0001f98a:m.example"), "two")
+    shown = await world.enter("romeo@a.test/x", "Romeo")
+    assert f"message groupchat {ROOM}/@gone:m.example > romeo@a.test/x body=one" in shown
+    assert f"message groupchat {ROOM} > romeo@a.test/x body=two" in shown
+
+
+async def test_an_invitation_through_the_room_is_answered(world: World) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    stanza = incoming(
+        f"<message from='romeo@a.test/x' to='{ROOM}'>"
+        "<x xmlns='http://jabber.org/protocol/muc#user'><invite to='nurse@a.test'/></x></message>"
+    )
+    await world.rooms.on_message(stanza, lambda stanza, room_id: asyncio.sleep(0))
+    assert brief(world.wire.take()[0]).endswith("feature-not-implemented")

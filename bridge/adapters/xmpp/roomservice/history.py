@@ -8,8 +8,10 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from bridge.adapters.xmpp import outbound
+from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.roomservice.occupants import ServedRoom, Session
 from bridge.adapters.xmpp.styling import to_body
+from bridge.ids import UserId
 from bridge.ports.chat import RoomView
 
 
@@ -19,9 +21,7 @@ def past(
     """Oldest first. Who has no nickname here any more speaks under their Matrix ID."""
     return [
         outbound.groupchat(
-            sender=session.entered_by.with_resource(
-                room.nicknames.get(message.sender, message.sender)
-            ),
+            sender=_speaker(room, session, message.sender),
             to=session.address,
             id=message.event_id,
             body=to_body(message.message),
@@ -32,6 +32,12 @@ def past(
         for message in view.history
         if not_before_ms is None or message.at_ms >= not_before_ms
     ]
+
+
+def _speaker(room: ServedRoom, session: Session, user_id: UserId) -> Jid:
+    """A Matrix ID that cannot be part of an address speaks as the room itself."""
+    speaker = session.entered_by.with_resource(room.nicknames.get(user_id, user_id))
+    return speaker if speaker.is_prepared(strict=True) else session.entered_by
 
 
 def subject(room: ServedRoom, session: Session, view: RoomView) -> ET.Element:

@@ -1,7 +1,11 @@
 """The room service: who enters (`entering`), leaves and speaks, and what reaches them.
 
-Going offline ends a session and nothing else. Everything that is shown in a room is shown under
-its lock, so that no session sees two things in different orders.
+Going offline ends a session and nothing else. Our own stop ends none: sessions are rows, and a
+client that was told to leave (332) would show an empty room until somebody enters by hand. So it
+is told nothing, and after the restart asked whether it is still there (`checking`).
+
+Everything that is shown in a room is shown under its lock, so that no session sees two things in
+different orders.
 """
 
 from __future__ import annotations
@@ -211,7 +215,10 @@ class RoomService:
         if found is None:
             await self._refuse(stanza, "not-acceptable", "You are not in this room.")
         elif stanza.type != "groupchat":
-            if inbound.to_message(stanza) is not None:
+            flaw = inbound.unreadable(stanza)
+            if flaw is not None:
+                await self._refuse(stanza, "feature-not-implemented", flaw)
+            elif inbound.to_message(stanza) is not None:
                 await self._refuse(
                     stanza,
                     "feature-not-implemented",
