@@ -45,6 +45,9 @@ from bridge.storage.schema import stream_acceptances, stream_events
 MAX_ATTEMPTS = 30
 """How often one append is planned anew because the room moved on. Each time somebody else's append
 went through; after that many a lane tries again later."""
+MAX_EXTREMITIES = 20
+"""Beyond it, extremities whose state others of them have too are let go: that changes no state,
+and a peer that answers old events for ever cannot make every append slower."""
 MAX_LATE_REDACTIONS = 50
 """Redactions looked through for an event that came after its redaction."""
 EVENTS_TOPIC = "events"
@@ -228,7 +231,13 @@ class Appender:
                 new = old
         else:
             new = after
-        plan.room = replace(plan.room, snapshot=new, extremities={**kept, pdu.event_id: pdu.depth})
+        extremities = {**kept, pdu.event_id: pdu.depth}
+        if len(extremities) > MAX_EXTREMITIES:
+            chosen = await self._states.choose_extremities(
+                extremities, plan.afters, limit=MAX_EXTREMITIES
+            )
+            extremities = {one: extremities[one] for one in chosen.event_ids}
+        plan.room = replace(plan.room, snapshot=new, extremities=extremities)
         await self.plan_members(plan, old, new)
 
     async def plan_members(self, plan: Plan, old: Snapshot, new: Snapshot) -> None:

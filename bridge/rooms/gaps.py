@@ -11,6 +11,7 @@ missing events; retrieving event authorisation information.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Sequence
 
 from bridge.engine.pdu import Pdu
@@ -40,6 +41,8 @@ MAX_SINGLE_EVENTS = 20
 """Unknown state or auth events fetched one by one; more are fetched as a whole."""
 MAX_PEERS = 3
 """Servers asked, one after the other, for what one event rests on."""
+FILL_TIMEOUT_S = 300.0
+"""One peer's part in closing one gap; what was entered by then stays."""
 MAX_AUTH_DEPTH = 20
 """Rounds of fetching auth events of auth events."""
 
@@ -76,7 +79,7 @@ class GapFiller:
         problem: IsthmusError | None = None
         for peer in await self._candidates(room, pdu, origin):
             try:
-                await self._fill_from(room, pdu, peer, trace_id)
+                await self._fill_in_time(room, pdu, peer, trace_id)
             except (Unavailable, Refused, NotFound, BadInput) as exc:
                 log.info("gap not filled", event_id=pdu.event_id, peer=peer, reason=exc.reason)
                 # What may still come right is tried again.
@@ -85,6 +88,15 @@ class GapFiller:
                 continue
             return
         raise problem or Unavailable(f"nobody can be asked what {pdu.event_id} rests on")
+
+    async def _fill_in_time(
+        self, room: Room, pdu: Pdu, peer: ServerName, trace_id: TraceId
+    ) -> None:
+        try:
+            async with asyncio.timeout(FILL_TIMEOUT_S):
+                await self._fill_from(room, pdu, peer, trace_id)
+        except TimeoutError as exc:
+            raise Unavailable(f"{peer} takes too long to say what came before") from exc
 
     async def _candidates(self, room: Room, pdu: Pdu, origin: ServerName) -> list[ServerName]:
         others = await self._database.read(lambda tx: room_rows.servers(tx, room.room_id))

@@ -159,6 +159,16 @@ class Room:
         return self.snapshot.state
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """Some of a room's forward extremities, the deepest first."""
+
+    event_ids: Sequence[EventId]
+    states: int
+    """How many different states there are after all extremities: where more than were asked for,
+    not each is represented."""
+
+
 class _Lru(Generic[K, V]):
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -389,6 +399,28 @@ class RoomStates:
             return snapshots[0]
         states = [snapshot.state for snapshot in snapshots]
         return snapshots[0].with_state(await self.drive(resolve(states, version), fresh))
+
+    async def choose_extremities(
+        self, extremities: Mapping[EventId, int], afters: Mapping[EventId, Snapshot], *, limit: int
+    ) -> Chosen:
+        """One for each state, the deepest of it, as far as `limit` goes; then the deepest others.
+
+        So what is chosen resolves to the same state as all of them. All states are kept, even
+        beyond the limit, by `append`; an event of ours names no more than the limit.
+        """
+        ordered = sorted(extremities, key=lambda one: (-extremities[one], one))
+        seen: list[Snapshot] = []
+        first: list[EventId] = []
+        others: list[EventId] = []
+        for event_id in ordered:
+            snapshot = await self.after(event_id, afters)
+            if any(snapshot.is_same(one) or snapshot.state == one.state for one in seen):
+                others.append(event_id)
+            else:
+                seen.append(snapshot)
+                first.append(event_id)
+        wanted = {*first, *others[: max(0, limit - len(first))]}
+        return Chosen(event_ids=[one for one in ordered if one in wanted], states=len(seen))
 
     async def drive(
         self,

@@ -6,7 +6,7 @@ Spec: S2S, PDUs; I.1, 3.6 (types that extensible rooms do not take).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge.clock import Clock
@@ -126,13 +126,15 @@ class Sender:
         extremities = sorted(room.extremities.items(), key=lambda item: (-item[1], item[0]))
         before = room.snapshot
         if len(extremities) > MAX_PREV_EVENTS:
-            extremities = extremities[:MAX_PREV_EVENTS]
-            before = await self._states.merged(
-                [event_id for event_id, _ in extremities],
-                room.version,
-                None if plan is None else plan.afters,
-                None if plan is None else plan.fresh,
+            afters = {} if plan is None else plan.afters
+            chosen = await self._states.choose_extremities(
+                room.extremities, afters, limit=MAX_PREV_EVENTS
             )
+            ids = _spread(chosen.event_ids)
+            extremities = [(one, room.extremities[one]) for one in ids]
+            if chosen.states > MAX_PREV_EVENTS:
+                fresh = None if plan is None else plan.fresh
+                before = await self._states.merged(ids, room.version, afters, fresh)
         template = event_template(
             draft,
             prev_events=[PrevEvent(event_id=key, depth=depth) for key, depth in extremities],
@@ -148,3 +150,11 @@ class Sender:
             origin_server_ts=self._clock.now_ms(),
         )
         return template, before
+
+
+def _spread(event_ids: Sequence[EventId]) -> Sequence[EventId]:
+    """Half of them the deepest, half by their hash: whoever claims great depths gets no more."""
+    if len(event_ids) <= MAX_PREV_EVENTS:
+        return event_ids
+    half = MAX_PREV_EVENTS // 2
+    return [*event_ids[:half], *sorted(event_ids[half:])[: MAX_PREV_EVENTS - half]]

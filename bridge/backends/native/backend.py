@@ -186,7 +186,7 @@ class NativeBackend:
         self, *, room_id: RoomId, sender: UserId, target: UserId, reason: str | None
     ) -> None:
         member = await self._rooms.queries.member(room_id, target)
-        if member is None or member.membership == "leave":
+        if member is None or member.membership in ("leave", "ban"):
             return
         await self._rooms.sender.send(
             room_id=room_id,
