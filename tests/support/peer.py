@@ -84,6 +84,7 @@ class FakePeer:
         self.key = SigningKey.from_seed("test", secrets.token_bytes(32))
         self.name = ServerName("")
         self.rooms: dict[str, PeerRoom] = {}
+        self.aliases: dict[str, RoomId] = {}
         self.received: list[JsonObject] = []
         """PDUs out of transactions, in order."""
         self._keys: Keys | None = None
@@ -97,6 +98,7 @@ class FakePeer:
                 Route(method="GET", path="/_matrix/key/v2/server", endpoint=self._own_keys),
                 Route(method="GET", path=f"{_V1}/version", endpoint=self._version),
                 Route(method="GET", path=f"{_V1}/query/profile", endpoint=self._profile),
+                Route(method="GET", path=f"{_V1}/query/directory", endpoint=self._alias),
                 Route(
                     method="GET",
                     path=f"{_V1}/make_join/{{room_id}}/{{user_id}}",
@@ -300,6 +302,12 @@ class FakePeer:
 
     async def _profile(self, request: Request) -> Response:
         return Response(json={"displayname": request.query_one("user_id")})
+
+    async def _alias(self, request: Request) -> Response:
+        room_id = self.aliases.get(request.query_one("room_alias") or "")
+        if room_id is None:
+            raise NotFound("no such alias")
+        return Response(json={"room_id": room_id, "servers": [self.name]})
 
     async def _make_join(self, request: Request) -> Response:
         room = self._room(request)

@@ -1,9 +1,5 @@
 """Which PostgreSQL driver: psycopg on threads, or asyncpg through SQLAlchemy's `run_sync`?
 
-    python -m tests.bench.storage_drivers
-
-(asyncpg and greenlet, which the product does not need, must be installed for it.)
-
 Both run the same units of work, the same SQLAlchemy Core statements, against one private
 PostgreSQL, turn by turn, so that the ratios of one run mean something on any machine. Both have
 four connections. `clients` is how many callers wait for a unit at the same time.
@@ -18,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -152,11 +149,9 @@ async def compare(url: str) -> None:
     await engine.dispose()
 
 
-async def main() -> None:
+@pytest.mark.bench
+@pytest.mark.timeout(900)
+async def test_psycopg_on_threads_beside_asyncpg() -> None:
+    """With fsync: an own server, not the one of the other tests."""
     async with PostgreSQL() as server:
-        name = await server.create_database("bench")
-        await compare(server.url(name))
-
-
-if __name__ == "__main__":
-    asyncio.run(main())
+        await compare(server.url(await server.create_database("bench")))
