@@ -47,6 +47,9 @@ log = get_logger(__name__)
 MAX_WAITING = 2_000
 """Messages of one chat that wait; more are turned away, with an error to their author."""
 
+EVENTS_PER_MESSAGE = 5
+"""Events looked through for one message of a room's past."""
+
 OnCommand = Callable[[Caller, str], Awaitable[str]]
 
 
@@ -344,7 +347,7 @@ class FromChat:
             info=info,
             power=await self._backend.power(room_id),
             members=await self._backend.members(room_id),
-            history=await self._history(info, history_limit),
+            history=await self._history(info, history_limit, viewer=ghost),
         )
 
     async def view_room(self, room_id: RoomId) -> RoomView:
@@ -355,11 +358,19 @@ class FromChat:
             history=(),
         )
 
-    async def _history(self, info: RoomInfo, limit: int) -> Sequence[HistoryMessage]:
+    async def _history(
+        self, info: RoomInfo, limit: int, *, viewer: UserId
+    ) -> Sequence[HistoryMessage]:
         past: list[HistoryMessage] = []
         if limit <= 0:
             return past
-        for event in await self._backend.timeline(info.room_id, limit=limit, before=info.position):
+        # Much of what happens in a room is not said.
+        for event in await self._backend.timeline(
+            info.room_id,
+            limit=limit * EVENTS_PER_MESSAGE,
+            before=info.position,
+            viewer=viewer,
+        ):
             if event.redacted or event.state_key is not None:
                 continue
             outcome = from_event(event.type, event.content, extensible=event.extensible)
@@ -372,7 +383,7 @@ class FromChat:
                         message=outcome,
                     )
                 )
-        return past
+        return past[-limit:]
 
     async def _resolve(self, target: RoomAlias | RoomId) -> tuple[RoomId, Sequence[ServerName]]:
         if target.startswith("#"):

@@ -199,9 +199,15 @@ class MatrixBackend(Protocol):
         ...
 
     async def timeline(
-        self, room_id: RoomId, *, limit: int, before: int | None = None
+        self,
+        room_id: RoomId,
+        *,
+        limit: int,
+        before: int | None = None,
+        viewer: UserId | None = None,
     ) -> Sequence[RoomEvent]:
-        """The newest events up to position `before` (inclusive), oldest first."""
+        """The newest events up to position `before` (inclusive), oldest first; of these, with a
+        `viewer` (one of our own users), what the room lets them see of its history."""
         ...
 
     async def resolve_alias(self, alias: RoomAlias) -> tuple[RoomId, Sequence[ServerName]]:

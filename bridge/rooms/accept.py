@@ -155,12 +155,12 @@ class Acceptor:
             await self._database.write(unit)
 
     async def judge_outliers(
-        self, pdus: Iterable[Pdu], *, create: Pdu | None
+        self, pdus: Iterable[Pdu], *, create: Pdu | None, fresh: Fresh | None = None
     ) -> list[tuple[KnownEvent, str | None]]:
         """In the order of their auth events; those that lack one of them are left out."""
         waiting = {pdu.event_id: pdu for pdu in pdus}
         parents = {parent for pdu in waiting.values() for parent in pdu.auth_events}
-        stored = await self._states.events(parents | waiting.keys())
+        stored = await self._states.events(parents | waiting.keys(), fresh)
         done: dict[EventId, KnownEvent] = dict(stored)
         judged: list[tuple[KnownEvent, str | None]] = []
         for pdu in in_auth_order(waiting):

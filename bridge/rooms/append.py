@@ -67,6 +67,8 @@ class Addition:
     before: Snapshot
     outgoing: bool
     streamed: bool
+    untold: bool
+    """Its place in the arrival order is history: the bridge side does not hear of it."""
     promoted: bool
     """It was known as an outlier."""
     trace_id: TraceId
@@ -186,10 +188,12 @@ class Appender:
         outgoing: bool = False,
         historic: bool = False,
         shown: bool = False,
+        untold: bool = False,
         promoted: bool = False,
     ) -> None:
         """Plan one event. `historic`: something after it is known already, so that it changes
-        neither the extremities nor the current state, and is not shown as new, but by `shown`."""
+        neither the extremities nor the current state, and has no place in the arrival order.
+        `shown`: it has one nevertheless, where `untold` as history, not as new."""
         accepted = verdict == event_rows.ACCEPTED
         addition = Addition(
             pdu=pdu,
@@ -198,6 +202,7 @@ class Appender:
             before=before,
             outgoing=outgoing,
             streamed=accepted and (shown or not historic),
+            untold=untold,
             promoted=promoted,
             trace_id=trace_id,
         )
@@ -447,6 +452,7 @@ class Appender:
                     "room_id": plan.room.room_id,
                     "event_id": one.pdu.event_id,
                     "outgoing": one.outgoing,
+                    "historic": one.untold,
                 },
             )
 

@@ -5,10 +5,8 @@ into a room that we are not in, so these events are fetched before the join is s
 with it, in one commit, shown as new. Only for direct chats: of other rooms the past is history.
 
 1. `get_missing_events` between the invite and our join, at the server that let us in.
-2. The state before the first of them by `state_ids`; an event that follows on another one of them
-   stands on the state after that one.
-3. The auth rules. What they refuse, or what cannot be placed, is left out.
-4. What was being written while we joined stands beside our join, not before it: its server computed
+2. The state before each, and the auth rules (`past`).
+3. What was being written while we joined stands beside our join, not before it: its server computed
    the recipients without us. After the join, and once more a moment later, `make_join` tells the
    room's newest events; those that we do not have are fetched and taken in as if they had been
    sent. What is missed even so comes as a gap with the next event.
@@ -18,20 +16,17 @@ Spec: S2S, backfilling and retrieving missing events; checks on receipt of a PDU
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol
 
 from bridge.clock import Clock
 from bridge.engine.pdu import Pdu
-from bridge.engine.receipt import Verdict, judge
-from bridge.engine.state import CREATE
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomVersionId, ServerName, UserId
-from bridge.rooms.accept import has_create, state_from
-from bridge.rooms.load import KnownEvent, RoomStates, Snapshot
+from bridge.rooms.load import RoomStates, Snapshot
 from bridge.rooms.network import Json, Peers
 from bridge.rooms.outside import Outside
+from bridge.rooms.past import Found, Fresh, Past
 from bridge.rooms.verify import Verifier
 from bridge.telemetry.log import get_logger
 
@@ -45,8 +40,6 @@ MAX_WAITING = 1_000
 """Joins whose second look waits; beyond it there is none."""
 
 log = get_logger("rooms")
-
-Fresh = Mapping[EventId, KnownEvent]
 
 
 class Take(Protocol):
@@ -62,16 +55,6 @@ class Take(Protocol):
     ) -> object: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """One accepted event and the state before it."""
-
-    pdu: Pdu
-    before: Snapshot
-    is_known: bool
-    """As an outlier."""
-
-
 class BeforeJoin:
     """Looks once, at the join. A peer that does not answer this does not keep us out."""
 
@@ -79,6 +62,7 @@ class BeforeJoin:
         self,
         *,
         states: RoomStates,
+        past: Past,
         outside: Outside,
         verifier: Verifier,
         peers: Peers,
@@ -86,6 +70,7 @@ class BeforeJoin:
         clock: Clock,
     ) -> None:
         self._states = states
+        self._past = past
         self._outside = outside
         self._verifier = verifier
         self._peers = peers
@@ -104,8 +89,8 @@ class BeforeJoin:
 
     async def find(
         self, peer: ServerName, join: Pdu, invite: Pdu, at_join: Snapshot, fresh: Fresh
-    ) -> list[Written]:
-        """Oldest first. `at_join`: the state before our join; `fresh`: its events."""
+    ) -> Found:
+        """`at_join`: the state before our join; `fresh`: its events."""
         try:
             return await self._fetch(peer, join, invite, at_join, fresh)
         except (BadInput, NotFound, Refused, Unavailable) as exc:
@@ -115,16 +100,16 @@ class BeforeJoin:
                 peer=peer,
                 reason=exc.reason,
             )
-            return []
+            return Found()
 
     async def take_newest(self, peer: ServerName, join: Pdu) -> None:
-        """Step 4, when the join is stored."""
+        """Step 3, when the join is stored."""
         await self._look(peer, join, attempt=1)
         if not self._again.full():
             self._again.put_nowait((self._clock.monotonic_s() + AGAIN_AFTER_S, peer, join))
 
     async def run(self) -> None:
-        """The second look of step 4, for ever."""
+        """The second look of step 3, for ever."""
         while True:
             due_s, peer, join = await self._again.get()
             await self._clock.sleep(max(0.0, due_s - self._clock.monotonic_s()))
@@ -161,9 +146,9 @@ class BeforeJoin:
 
     async def _fetch(
         self, peer: ServerName, join: Pdu, invite: Pdu, at_join: Snapshot, fresh: Fresh
-    ) -> list[Written]:
+    ) -> Found:
         if set(join.prev_events) == {invite.event_id}:
-            return []
+            return Found()
         answer = await self._peers.get_missing_events(
             peer,
             join.room_id,
@@ -178,51 +163,4 @@ class BeforeJoin:
             for pdu in sorted(pdus, key=lambda one: (one.depth, one.event_id))
             if pdu.event_id not in (invite.event_id, join.event_id) and pdu.depth > invite.depth
         }
-        there = await self._states.events(found, fresh)
-        after: dict[EventId, Snapshot] = {}
-        written: list[Written] = []
-        for pdu in found.values():
-            old = there.get(pdu.event_id)
-            if old is not None and not old.outlier:
-                continue
-            before = await self._state_before(peer, pdu, after, at_join, fresh)
-            if not await self._is_allowed(pdu, before, fresh):
-                continue
-            after[pdu.event_id] = before.with_event(pdu)
-            written.append(Written(pdu=pdu, before=before, is_known=old is not None))
-        return written
-
-    async def _state_before(
-        self,
-        peer: ServerName,
-        pdu: Pdu,
-        after: Mapping[EventId, Snapshot],
-        at_join: Snapshot,
-        fresh: Fresh,
-    ) -> Snapshot:
-        if len(pdu.prev_events) == 1 and pdu.prev_events[0] in after:
-            return after[pdu.prev_events[0]]
-        ids, _ = await self._peers.state_ids(peer, pdu.room_id, pdu.event_id)
-        known = await self._states.events(ids, fresh)
-        state = state_from([one for one in known.values() if one.pdu.room_id == pdu.room_id])
-        if not has_create(state, pdu.room_id, known):
-            raise Refused("the state has no create event of this room", rule="state.create")
-        return at_join.with_state(state)
-
-    async def _is_allowed(self, pdu: Pdu, before: Snapshot, fresh: Fresh) -> bool:
-        auth = await self._states.events(pdu.auth_events, fresh)
-        if len(auth) < len(set(pdu.auth_events)):
-            log.info("event before the join left out", event_id=pdu.event_id, rule="auth.missing")
-            return False
-        create = (await self._states.pick(before.state, [CREATE], fresh)).get(CREATE)
-        decision = judge(
-            pdu,
-            create=create,
-            auth_events={event_id: known.pdu for event_id, known in auth.items()},
-            state_before=await self._states.auth_state(before.state, pdu, fresh),
-            current_state=None,
-            rejected=[event_id for event_id, known in auth.items() if known.is_rejected],
-        )
-        if decision.verdict is not Verdict.ACCEPTED:
-            log.info("event before the join left out", event_id=pdu.event_id, rule=decision.rule)
-        return decision.verdict is Verdict.ACCEPTED
+        return await self._past.place(peer, list(found.values()), at_join, fresh)

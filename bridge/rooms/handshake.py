@@ -6,7 +6,7 @@ Joining a room that we are not in:
 3. Verify the answer: signatures, hashes, the auth rules over the auth chain, the state and our
    join on it.
 4. One commit: the state's events as outliers, the state before the join, what was written to an
-   invited user meanwhile (`before_join`), the join.
+   invited user meanwhile (`before_join`) or, of other rooms, the recent `past`, the join.
 A crash between 2 and 4 is healed by joining again. Leaving (refusing an invite) is the same with
 less; an invite of a remote user is signed by that user's server before it is appended.
 Spec: S2S, joining rooms; leaving rooms; inviting to a room.
@@ -35,6 +35,7 @@ from bridge.rooms.create import member_content
 from bridge.rooms.load import EMPTY, KnownEvent, Room, RoomStates, Snapshot
 from bridge.rooms.network import Json, KeyRing, Lookups, Peers, UserProfile
 from bridge.rooms.outside import Outside
+from bridge.rooms.past import Found, Past
 from bridge.rooms.restricted import find_voucher, needs_voucher
 from bridge.rooms.send import Sender
 from bridge.rooms.stripped import invite_state
@@ -101,8 +102,10 @@ class Handshake:
         self._lookups = lookups
         self._clock = clock
         self._locks = RoomLocks()
+        self._past = Past(states=states, acceptor=acceptor, verifier=verifier, peers=peers)
         self._before_join = BeforeJoin(
             states=states,
+            past=self._past,
             outside=outside,
             verifier=verifier,
             peers=peers,
@@ -240,25 +243,18 @@ class Handshake:
             return
         judged, state, fresh = await self._verify_state(join, answer)
         invite = await self._before_join.find_invite(join)
-        written = (
-            [] if invite is None else await self._before_join.find(peer, join, invite, state, fresh)
-        )
+        if invite is None:
+            past = await self._past.recent(peer, join, state, fresh)
+        else:
+            past = await self._before_join.find(peer, join, invite, state, fresh)
 
         async def attempt() -> None:
             plan, before = await self._plan_entry(join, state)
             plan.fresh.update(fresh)
-            plan.outliers = [(known, trace_id) for known in judged]
+            plan.fresh.update({known.pdu.event_id: known for known in past.outliers})
+            plan.outliers = [(known, trace_id) for known in (*judged, *past.outliers)]
             await self._appender.plan_members(plan, Snapshot(EMPTY), before)
-            for one in written:
-                await self._appender.add(
-                    plan,
-                    one.pdu,
-                    before=before.with_state(one.before.state),
-                    trace_id=trace_id,
-                    historic=True,
-                    shown=True,
-                    promoted=one.is_known,
-                )
+            await self._plan_past(plan, past, before, trace_id, is_new=invite is not None)
             known = (await self._states.events([join.event_id])).get(join.event_id)
             await self._appender.add(
                 plan, join, before=before, trace_id=trace_id, promoted=known is not None
@@ -271,6 +267,27 @@ class Handshake:
         log.info("room entered", room_id=join.room_id, peer=peer, version=join.version.id)
         if invite is not None:
             await self._before_join.take_newest(peer, join)
+
+    async def _plan_past(
+        self, plan: Plan, past: Found, before: Snapshot, trace_id: TraceId, *, is_new: bool
+    ) -> None:
+        """`is_new`: the bridge side hears of it, but for memberships that were over long ago."""
+        bases: dict[int, Snapshot] = {}
+        for one in past.written:
+            base = bases.get(id(one.before))
+            if base is None:
+                # One snapshot for all that was said in the same state.
+                base = bases[id(one.before)] = before.with_state(one.before.state)
+            await self._appender.add(
+                plan,
+                one.pdu,
+                before=base,
+                trace_id=trace_id,
+                historic=True,
+                shown=True,
+                untold=not is_new or one.pdu.type == MEMBER,
+                promoted=one.is_known,
+            )
 
     async def _plan_entry(self, join: Pdu, state: Snapshot) -> tuple[Plan, Snapshot]:
         """A plan that starts from the given state: nothing before it is known."""

@@ -59,6 +59,12 @@ class Peers(Protocol):
         self, peer: ServerName, room_id: RoomId, event_id: EventId
     ) -> list[Json]: ...
 
+    async def backfill(
+        self, peer: ServerName, room_id: RoomId, event_ids: Sequence[EventId], limit: int
+    ) -> list[Json]:
+        """The given events and what came before them, newest first."""
+        ...
+
     async def get_missing_events(
         self,
         peer: ServerName,

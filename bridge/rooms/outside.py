@@ -160,7 +160,12 @@ class Outside:
         streams.append(
             tx,
             stream_events,
-            {"room_id": pdu.room_id, "event_id": pdu.event_id, "outgoing": False},
+            {
+                "room_id": pdu.room_id,
+                "event_id": pdu.event_id,
+                "outgoing": False,
+                "historic": False,
+            },
         )
         tx.wake(EVENTS_TOPIC)
 

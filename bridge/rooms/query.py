@@ -14,7 +14,7 @@ from bridge.errors import BadInput, NotFound
 from bridge.ids import EventId, RoomId, ServerName, UserId, parse_user_id, server_of
 from bridge.rooms.load import Room, RoomStates, to_known
 from bridge.rooms.servers import JoinedServers
-from bridge.rooms.visibility import ACL, is_server_allowed
+from bridge.rooms.visibility import ACL, is_server_allowed, may_read
 from bridge.storage import events as event_rows
 from bridge.storage import invites
 from bridge.storage import rooms as room_rows
@@ -167,16 +167,38 @@ class RoomQueries:
     # --- arrival order ----------------------------------------------------------------------
 
     async def timeline(
-        self, room_id: RoomId, *, limit: int, before: int | None = None
+        self,
+        room_id: RoomId,
+        *,
+        limit: int,
+        before: int | None = None,
+        viewer: UserId | None = None,
     ) -> list[TimelineEvent]:
-        """The newest events up to position `before` (inclusive), oldest first."""
-        await self._states.joined_room(room_id)
+        """The newest events up to position `before` (inclusive), oldest first; of these, with a
+        `viewer`, what the room's history visibility shows them."""
+        room = await self._states.joined_room(room_id)
         rows = await self._database.read(
             lambda tx: event_rows.timeline(
                 tx, room_id, limit=max(0, min(limit, MAX_TIMELINE)), before=before
             )
         )
+        if viewer is not None:
+            rows = await self._readable(room, rows, viewer)
         return await self._to_timeline(rows)
+
+    async def _readable(
+        self, room: Room, rows: Sequence[StreamedEvent], viewer: UserId
+    ) -> list[StreamedEvent]:
+        own = (MEMBER, viewer)
+        member = (await self._states.pick(room.state, (own,))).get(own)
+        is_joined = member is not None and member.membership == "join"
+        known = await self._states.events([row.event.event_id for row in rows])
+        return [
+            row
+            for row in rows
+            if (one := known.get(row.event.event_id)) is not None
+            and await may_read(self._states, one, viewer, is_joined=is_joined)
+        ]
 
     async def streamed(self, event_ids: Sequence[EventId]) -> dict[EventId, TimelineEvent]:
         """Events of the arrival order; those of purged rooms are missing."""

@@ -1,4 +1,4 @@
-"""Which servers may see what: server ACLs, who is in a room, and the history visibility.
+"""Who may see what: server ACLs, who is in a room, and the history visibility.
 
 Spec: S2S, server access control lists; client-server API, m.room.history_visibility.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from bridge.engine.pdu import Pdu
 from bridge.engine.state import MEMBER, StateMap
-from bridge.errors import Refused
+from bridge.errors import NotFound, Refused
 from bridge.ids import ServerName, UserId, server_of, split_server_name
 from bridge.rooms.load import KnownEvent, Room, RoomStates
 
@@ -95,6 +95,39 @@ async def visible_form(
         if was_in is not None and before.row_id is not None:
             was_in[before.row_id] = found
     return known.pdu if found else known.pdu.redacted()
+
+
+async def may_read(
+    states: RoomStates, known: KnownEvent, user_id: UserId, *, is_joined: bool
+) -> bool:
+    """Whether the history visibility shows the event to this user. `is_joined`: now.
+
+    Deviates: who has left is shown no shared history of times when they were not in the room,
+    though they may have been in it later. Spec: client-server API, m.room.history_visibility,
+    server behaviour.
+    """
+    pdu, own = known.pdu, (MEMBER, user_id)
+    if known.outlier:
+        return pdu.key == own  # An invite from outside, or its end.
+    try:
+        before = await states.before(known)
+    except NotFound:
+        return False
+    around = [before]
+    if pdu.key in (HISTORY, own) and not known.is_rejected:
+        around.append(before.with_event(pdu))
+    for snapshot in around:
+        found = await states.pick(snapshot.state, (HISTORY, own))
+        history, member = found.get(HISTORY), found.get(own)
+        value = "shared" if history is None else history.content.get("history_visibility")
+        membership = None if member is None else member.membership
+        if value == "world_readable" or membership == "join":
+            return True
+        if value == "invited" and membership == "invite":
+            return True
+        if value not in ("invited", "joined") and is_joined:
+            return True
+    return False
 
 
 def _is_ip(host: str) -> bool:

@@ -180,6 +180,8 @@ stream_events = Table(
     Column("event_id", Text, nullable=False),
     # Written by this server (or let in by it), hence ours to send to the other servers.
     Column("outgoing", Boolean, nullable=False),
+    # It was the room's past when we came in: shown as history, told to nobody as new.
+    Column("historic", Boolean, nullable=False),
     Index(None, "room_id", "position"),
     UniqueConstraint("event_id"),
     sqlite_autoincrement=True,

@@ -431,6 +431,7 @@ def upgrade() -> None:
         sa.Column("room_id", sa.Text(), nullable=False),
         sa.Column("event_id", sa.Text(), nullable=False),
         sa.Column("outgoing", sa.Boolean(), nullable=False),
+        sa.Column("historic", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("position", name=op.f("pk_stream_events")),
         sa.UniqueConstraint("event_id", name=op.f("uq_stream_events_event_id")),
         sqlite_autoincrement=True,

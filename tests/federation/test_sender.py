@@ -120,7 +120,12 @@ class World:
         def unit(tx: Transaction) -> None:
             for event_id in made:
                 event_rows.insert_event(tx, _row(event_id, room, received_ms), [])
-                values = {"room_id": room, "event_id": event_id, "outgoing": outgoing}
+                values = {
+                    "room_id": room,
+                    "event_id": event_id,
+                    "outgoing": outgoing,
+                    "historic": False,
+                }
                 streams.append(tx, stream_events, values)
 
         await self.database.write(unit)

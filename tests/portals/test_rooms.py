@@ -6,7 +6,7 @@ import pytest
 
 from bridge.errors import NotFound, Refused, Unavailable
 from bridge.ids import RoomAlias, RoomId
-from bridge.ports.chat import Failure, RoomInvite, RoomMember, RoomMessage, RoomSubject
+from bridge.ports.chat import Failure, RoomInvite, RoomMember, RoomMessage, RoomPower, RoomSubject
 from tests.support.world import ALICE, JULIET, ROMEO, World
 
 GARDEN = RoomAlias("#garden:matrix.example")
@@ -62,6 +62,61 @@ async def test_what_happened_before_entering_comes_with_the_view(world: World) -
         world.ghost(JULIET),
         world.ghost(ROMEO),
     }
+
+
+async def test_whoever_enters_first_finds_the_past_and_gets_nothing_of_it_as_new(
+    world: World,
+) -> None:
+    room_id = await garden(world)
+    said_before = []
+    for text in ("one", "two", "three"):
+        world.clock.shift(60)
+        said_before.append((await world.say(room_id, text), world.clock.now_ms()))
+    # What happened to a member of the chat side long ago is no news either.
+    ghost = world.ghost(ROMEO)
+    await world.chat.enter(ROMEO, GARDEN)
+    await world.settle()
+    await world.chat.leave(ROMEO, room_id)
+    await world.settle()
+    await world.home.backend.invite(
+        room_id=room_id, sender=ALICE, target=ghost, txn="again", is_direct=False
+    )
+    await world.settle()
+    invites = world.delivered(RoomInvite)
+    members = world.delivered(RoomMember)
+    view = await world.chat.enter(JULIET, GARDEN)
+    await world.settle()
+    assert [(one.event_id, one.at_ms) for one in view.history] == said_before
+    assert [one.message.text for one in view.history] == ["one", "two", "three"]
+    assert said(world, room_id) == []
+    assert world.delivered(RoomInvite) == invites
+    news = world.delivered(RoomMember)[len(members) :]
+    assert {one.user_id for one in news} <= {world.ghost(JULIET)}
+
+
+async def test_as_many_messages_are_shown_as_were_asked_for_whatever_else_happened(
+    world: World,
+) -> None:
+    room_id = await garden(world)
+    for number in range(6):
+        await world.say(room_id, f"{number}")
+        await world.state(room_id, "m.room.topic", {"topic": f"topic {number}"})
+    view = await world.chat.enter(JULIET, GARDEN, history_limit=3)
+    assert [one.message.text for one in view.history] == ["3", "4", "5"]
+
+
+async def test_who_may_not_see_what_was_said_before_is_not_shown_it(world: World) -> None:
+    room_id = await garden(world)
+    await world.chat.enter(ROMEO, GARDEN)
+    await world.settle()
+    visibility = {"history_visibility": "joined"}
+    await world.state(room_id, "m.room.history_visibility", visibility)
+    await world.say(room_id, "among us")
+    await world.settle()
+    late = await world.chat.enter(JULIET, GARDEN)
+    assert [one.message.text for one in late.history] == []
+    early = await world.chat.enter(ROMEO, GARDEN)
+    assert [one.message.text for one in early.history] == ["among us"]
 
 
 async def test_only_the_first_of_several_events_carries_the_ids_of_the_message(
@@ -241,3 +296,19 @@ async def test_a_direct_invite_into_a_served_room_does_not_flood_anybody(world: 
     await world.settle()
     assert world.heard(JULIET) == []
     assert [text for text, _ in said(world, room_id)] == ["for the room"]
+
+
+async def test_new_rights_are_told_and_can_be_read(world: World) -> None:
+    room_id = await garden(world)
+    view = await world.chat.enter(JULIET, GARDEN)
+    await world.settle()
+    ghost = world.ghost(JULIET)
+    assert not view.power.may(ghost, "kick")
+    await world.state(room_id, "m.room.power_levels", {"users": {ghost: 50}})
+    await world.settle()
+    (told,) = world.delivered(RoomPower)
+    assert told.room_id == room_id
+    assert told.position > view.info.position
+    now = await world.chat.listener.view_room(room_id)
+    assert now.power.may(ghost, "kick")
+    assert list(now.history) == []

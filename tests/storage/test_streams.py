@@ -17,7 +17,9 @@ from tests.support.clock import FakeClock
 
 def append(event_id: str, room_id: str = "!r") -> Unit[int]:
     return lambda tx: streams.append(
-        tx, stream_events, {"event_id": event_id, "room_id": room_id, "outgoing": True}
+        tx,
+        stream_events,
+        {"event_id": event_id, "room_id": room_id, "outgoing": True, "historic": False},
     )
 
 

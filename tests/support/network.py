@@ -345,6 +345,15 @@ class NetworkPeers:
         chain: list[Json] = answer["auth_chain"]
         return chain
 
+    async def backfill(
+        self, peer: ServerName, room_id: RoomId, event_ids: Sequence[EventId], limit: int
+    ) -> list[Json]:
+        return await self._ask(
+            "backfill",
+            peer,
+            lambda s: s.rooms.answers.backfill(self._origin, room_id, event_ids, limit),
+        )
+
     async def get_missing_events(
         self,
         peer: ServerName,

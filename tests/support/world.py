@@ -213,7 +213,7 @@ class World:
         found = await self.gateway.rooms.queries.streamed([EventId(r["event_id"]) for r in rows])
         for row in rows:
             one = found.get(EventId(row["event_id"]))
-            if one is not None and one.applies:
+            if one is not None and one.applies and not row["historic"]:
                 try:
                     await self.patiently(
                         self.from_matrix.on_event(to_room_event(one, self.gateway.name))

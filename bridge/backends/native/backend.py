@@ -218,9 +218,16 @@ class NativeBackend:
         return sorted(await self._rooms.queries.joined_rooms(user_id))
 
     async def timeline(
-        self, room_id: RoomId, *, limit: int, before: int | None = None
+        self,
+        room_id: RoomId,
+        *,
+        limit: int,
+        before: int | None = None,
+        viewer: UserId | None = None,
     ) -> Sequence[RoomEvent]:
-        found = await self._rooms.queries.timeline(room_id, limit=limit, before=before)
+        found = await self._rooms.queries.timeline(
+            room_id, limit=limit, before=before, viewer=viewer
+        )
         return [to_room_event(one, self._server_name) for one in found if one.applies]
 
     # --- names ------------------------------------------------------------------------------

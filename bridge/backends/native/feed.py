@@ -3,6 +3,7 @@
 A durable cursor (`bridge`) says up to where everything was told. Each room is a lane of its own,
 so that a room whose listener cannot go on now (`Unavailable`) delays no other; the cursor stands
 before the oldest event that was not told, and what lies behind is told again after a restart.
+What was a room's past when we came in is passed over.
 DESIGN of the house: positions.
 """
 
@@ -117,10 +118,16 @@ class NativeFeed:
                 await self._room_left.wait()
             after = self._read_to
 
-            def unit(tx: Transaction, after: int = after) -> list[tuple[int, RoomId, EventId]]:
+            def unit(
+                tx: Transaction, after: int = after
+            ) -> list[tuple[int, RoomId, EventId | None]]:
                 rows = streams.read_since(tx, stream_events, after, READ)
                 return [
-                    (row["position"], RoomId(row["room_id"]), EventId(row["event_id"]))
+                    (
+                        row["position"],
+                        RoomId(row["room_id"]),
+                        None if row["historic"] else EventId(row["event_id"]),
+                    )
                     for row in rows
                 ]
 
@@ -130,9 +137,12 @@ class NativeFeed:
                 await self._wait_out(exc)
                 continue
             for position, room_id, event_id in rows:
+                self._read_to = position
+                if event_id is None:
+                    self._progress.set()
+                    continue
                 self._untold[position] = None
                 self._waiting.setdefault(room_id, deque()).append((position, event_id))
-                self._read_to = position
             for room_id in dict.fromkeys(room_id for _, room_id, _ in rows):
                 if room_id not in self._rests:
                     self._lanes.wake(room_id)
