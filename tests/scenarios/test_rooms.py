@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from bridge.demo.people import MatrixPerson, Stanza, XmppPerson
-from bridge.demo.people.stanza import MUC_USER, client_tag
+from bridge.demo.people.stanza import DELAY, MUC_USER, client_tag
 from bridge.demo.servers import Prosody, Synapse
 from bridge.errors import Refused
 from tests.support.gateway import Gateway
@@ -113,6 +113,68 @@ async def test_two_people_of_two_servers_enter_by_alias_and_all_talk(scene: Scen
         await person.wait_for(
             lambda s: s.is_subject_change and s.subject == "Herbs", what="the new subject"
         )
+
+
+async def test_whoever_enters_first_finds_what_was_said_before(scene: Scene) -> None:
+    alice, juliet, romeo, room = scene.alice, scene.juliet, scene.romeo, scene.room
+    said = [("one", await alice.say(scene.room_id, "one"))]
+    shown = await alice.say_html(scene.room_id, "look here", "look <b>here</b>")
+    said.append(("look *here*", shown))
+    # State that is none any more when she comes in.
+    await alice.set_display_name("Alicia")
+    said.append(("two", await alice.say(scene.room_id, "two")))
+    await alice.set_state(scene.room_id, "m.room.topic", {"topic": "Weeds"})
+    said.append(("three", await alice.say(scene.room_id, "three")))
+    await alice.set_display_name("Alice")
+
+    entry = await juliet.enter(room, "Juliet")
+    assert [(one.body, one.stanza_ids[room]) for one in entry.history] == said
+    assert all(one.is_delayed and one.nickname == "Alice" for one in entry.history)
+    assert all(one.type == "groupchat" for one in entry.history)
+    assert entry.subject.subject == "Weeds"
+    # By the times of the people who wrote it, not by that of her coming.
+    stamps = [
+        delay.get("stamp", "")
+        for one in entry.history
+        if (delay := one.find(f"{{{DELAY}}}delay")) is not None
+    ]
+    assert stamps == sorted(stamps)
+    assert len(stamps) == len(said)
+
+    late = await romeo.enter(room, "Romeo", timeout_s=30)
+    assert [(one.body, one.stanza_ids[room]) for one in late.history] == said
+    after = await alice.say(scene.room_id, "after")
+    for person in (juliet, romeo):
+        assert (await person.hear("after", sender=room)).stanza_ids[room] == after
+        heard = [one.body for one in person.transcript.since(0) if one.nickname == "Alice"]
+        assert [body for body in heard if body] == [*(body for body, _ in said), "after"]
+
+
+async def test_after_an_absence_of_all_what_was_said_meanwhile_is_shown(scene: Scene) -> None:
+    alice, juliet, room = scene.alice, scene.juliet, scene.room
+    await alice.say(scene.room_id, "one")
+    await juliet.enter(room, "Juliet")
+    await alice.say(scene.room_id, "two")
+    await juliet.hear("two", sender=room)
+    await juliet.run_command(room, "leave")
+    await alice.see_membership(scene.room_id, scene.juliet_id, "leave")
+    await alice.say(scene.room_id, "three")
+    entry = await juliet.enter(room, "Juliet")
+    assert [one.body for one in entry.history] == ["one", "two", "three"]
+
+
+async def test_what_newcomers_may_not_see_they_are_not_shown(scene: Scene) -> None:
+    alice, juliet, romeo, room = scene.alice, scene.juliet, scene.romeo, scene.room
+    await alice.set_state(
+        scene.room_id, "m.room.history_visibility", {"history_visibility": "joined"}
+    )
+    await alice.say(scene.room_id, "among us")
+    entry = await juliet.enter(room, "Juliet")
+    assert [one.body for one in entry.history] == []
+    await alice.say(scene.room_id, "among us and her")
+    await juliet.hear("among us and her", sender=room)
+    late = await romeo.enter(room, "Romeo", timeout_s=30)
+    assert [one.body for one in late.history] == []
 
 
 async def test_somebody_who_may_not_change_the_subject_is_told_and_who_may_does(
