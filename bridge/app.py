@@ -29,6 +29,7 @@ from bridge.clock import Clock, SystemClock
 from bridge.config import Settings, validated
 from bridge.delivery.backoff import Backoff
 from bridge.delivery.queue import DurableQueue
+from bridge.delivery.upkeep import Upkeep
 from bridge.engine.keys import SigningKey
 from bridge.engine.versions import get_version
 from bridge.errors import BadInput, Misconfigured, Unavailable
@@ -402,6 +403,13 @@ class Gateway:
                     tasks.create_task(self._sender.run()),
                     tasks.create_task(self._feed.run()),
                     tasks.create_task(self._adapter.run()),
+                    tasks.create_task(
+                        Upkeep(
+                            database=self._database,
+                            clock=self._clock,
+                            keep_done_s=self._settings.delivery.keep_done_s,
+                        ).run()
+                    ),
                     tasks.create_task(self._hasten_when_connected()),
                     tasks.create_task(
                         self._notices.run(

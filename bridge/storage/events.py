@@ -248,6 +248,18 @@ def insert_local_transaction(
     )
 
 
+def prune_local_transactions(tx: Transaction, *, before_ms: int, limit: int) -> int:
+    """Forget those that stand for an event; what stands for a room is few, and stays."""
+    old = (
+        select(local_transactions.c.transaction_id)
+        .where(local_transactions.c.at_ms < before_ms, local_transactions.c.event_id.is_not(None))
+        .limit(limit)
+    )
+    return tx.execute(
+        delete(local_transactions).where(local_transactions.c.transaction_id.in_(old))
+    ).rowcount
+
+
 def forget_local_transaction(tx: Transaction, transaction_id: str) -> None:
     tx.execute(
         delete(local_transactions).where(local_transactions.c.transaction_id == transaction_id)

@@ -154,6 +154,20 @@ def noticed(tx: Transaction, *, adapter: str, chat: str, sender: str, now_ms: in
     return before
 
 
+def prune(tx: Transaction, *, before_ms: int, limit: int) -> int:
+    """Forget what was said before; not what its author still waits for. Returns how many went."""
+    old = (
+        select(messages.c.message_id)
+        .where(
+            messages.c.pending.is_(False),
+            messages.c.at_ms < before_ms,
+            messages.c.receipt_due.is_(False),
+        )
+        .limit(limit)
+    )
+    return tx.execute(delete(messages).where(messages.c.message_id.in_(old))).rowcount
+
+
 def forget_room(tx: Transaction, room_id: RoomId) -> Sequence[MappedMessage]:
     """Removes a given-up room from the map; answers what never reached anybody."""
     rows = tx.execute(

@@ -253,6 +253,31 @@ def close_gap(tx: Transaction, room_id: RoomId, event_id: EventId) -> None:
     tx.execute(delete(gaps).where(gaps.c.room_id == room_id, gaps.c.event_id == event_id))
 
 
+def purge_strangers(tx: Transaction, *, before_ms: int, limit: int) -> int:
+    """Rooms that we know by invites only, the last of which ended before; how many went."""
+    told = select(events.c.event_id).where(
+        events.c.room_id == rooms.c.room_id, events.c.received_ms >= before_ms
+    )
+    open_invites = select(invites.c.room_id).where(invites.c.room_id == rooms.c.room_id)
+    waiting = select(inbound_pdus.c.room_id).where(
+        inbound_pdus.c.room_id == rooms.c.room_id, inbound_pdus.c.outcome.is_(None)
+    )
+    found = tx.execute(
+        select(rooms.c.room_id)
+        .where(
+            rooms.c.snapshot_id.is_(None),
+            ~told.exists(),
+            ~open_invites.exists(),
+            ~waiting.exists(),
+        )
+        .limit(limit)
+    )
+    gone = [RoomId(room_id) for room_id in found.scalars()]
+    for room_id in gone:
+        purge(tx, room_id)
+    return len(gone)
+
+
 def purge(tx: Transaction, room_id: RoomId) -> None:
     """Every row of the room goes. Rows of `local_transactions` stay: they answer repetitions."""
     of_room = select(events.c.event_id).where(events.c.room_id == room_id)
