@@ -309,6 +309,6 @@ async def test_new_rights_are_told_and_can_be_read(world: World) -> None:
     (told,) = world.delivered(RoomPower)
     assert told.room_id == room_id
     assert told.position > view.info.position
-    now = await world.chat.listener.view_room(room_id)
+    now = await world.from_chat.view_room(room_id)
     assert now.power.may(ghost, "kick")
     assert list(now.history) == []

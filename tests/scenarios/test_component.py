@@ -628,6 +628,56 @@ async def test_a_kick_arrives_as_307_with_reason_and_actor_and_ends_the_session(
     assert error.condition == "not-acceptable"
 
 
+async def test_new_rights_are_seen_at_once_and_known_after_a_restart(
+    world: World, garden: ScriptedRoom, xmpp_person: MakeXmppPerson
+) -> None:
+    romeo = await xmpp_person(world.prosody, "romeo")
+    juliet = await xmpp_person(world.prosody, "juliet")
+    await romeo.enter(ROOM, "Romeo")
+    await juliet.enter(ROOM, "Juliet")
+    power = garden.power(ghost("juliet"), 50)
+    since = romeo.position
+    await world.deliver(power)
+
+    def promoted(stanza: Stanza) -> bool:
+        item = stanza.item if stanza.nickname == "Juliet" else {}
+        return item.get("affiliation") == "admin"
+
+    assert (await romeo.wait_for(promoted, since=since)).statuses == set()
+    assert (await juliet.wait_for(promoted)).statuses == {110}
+    await world.restart()
+    bob = UserId("@bob:m.example")
+    garden.levels[bob] = 100
+    await world.deliver(garden.came(bob, "Bob"))
+    assert (await romeo.see_arrive(ROOM, "Bob")).item["affiliation"] == "owner"
+
+
+async def test_a_subject_that_cannot_be_stored_is_answered(
+    world: World, garden: ScriptedRoom, xmpp_person: MakeXmppPerson
+) -> None:
+    romeo = await xmpp_person(world.prosody, "romeo")
+    await romeo.enter(ROOM, "Romeo")
+    world.listener.failures["set_topic"] = Unavailable("the database is away")
+    error = await romeo.error(romeo.set_subject(ROOM, "Thorns"))
+    assert (error.condition, error.error_text) == ("resource-constraint", "the database is away")
+
+
+async def test_an_encrypted_message_is_answered_and_not_carried(
+    world: World, garden: ScriptedRoom, xmpp_person: MakeXmppPerson
+) -> None:
+    romeo = await xmpp_person(world.prosody, "romeo")
+    await romeo.enter(ROOM, "Romeo")
+    secret = (
+        "<encrypted xmlns='eu.siacs.conversations.axolotl'><payload>AA</payload></encrypted>"
+        "<body>I sent you an OMEMO encrypted message</body>"
+    )
+    romeo.send_raw(f"<message to='{ALICE_JID}' type='chat' id='s1'>{secret}</message>")
+    romeo.send_raw(f"<message to='{ROOM}' type='groupchat' id='s2'>{secret}</message>")
+    for sent in ("s1", "s2"):
+        assert "without encryption" in ((await romeo.error(sent)).error_text or "")
+    assert world.listener.accepted.empty()
+
+
 async def test_a_ban_is_301_and_a_matrix_member_leaving_has_no_status(
     world: World, garden: ScriptedRoom, xmpp_person: MakeXmppPerson
 ) -> None:
