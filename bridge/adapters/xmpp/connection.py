@@ -20,12 +20,12 @@ import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, Protocol
 from xml.etree import ElementTree as ET
 
 from bridge.adapters.xmpp.config import XmppSettings
-from bridge.adapters.xmpp.jid import Jid, check_sendable
+from bridge.adapters.xmpp.jid import Jid, check_receiver, check_sender
 from bridge.adapters.xmpp.namespaces import COMPONENT, element
 from bridge.adapters.xmpp.stream import Closed, Received, Stream, serialise
 from bridge.clock import Clock
@@ -394,10 +394,23 @@ def _fail(fence: asyncio.Future[None], exc: Exception) -> None:
         fence.exception()  # whoever waits sees it; nobody waiting is no news
 
 
-@lru_cache(maxsize=8192)
 def _address_fault(sender: str, to: str, component: str) -> str:
+    return _sender_fault(sender, component) or _receiver_fault(to)
+
+
+@lru_cache(maxsize=8192)
+def _sender_fault(sender: str, component: str) -> str:
+    return _fault(partial(check_sender, component=component), sender)
+
+
+@lru_cache(maxsize=8192)
+def _receiver_fault(to: str) -> str:
+    return _fault(check_receiver, to)
+
+
+def _fault(check: Callable[[Jid], None], address: str) -> str:
     try:
-        check_sendable(sender=Jid.parse(sender), to=Jid.parse(to), component=component)
+        check(Jid.parse(address))
     except BadInput as exc:
         return exc.reason
     return ""

@@ -90,3 +90,19 @@ def test_preparing_twice_changes_nothing(local: str, resource: str) -> None:
     except BadInput:
         return
     assert once.prepared() == once
+
+
+@given(
+    st.text(st.characters(max_codepoint=0x7F), max_size=12),
+    st.sampled_from(["a.test", "A.test", "a..test", "-a.test", "a.test."]),
+    st.text(st.characters(max_codepoint=0x7F), max_size=12),
+)
+def test_the_short_way_for_plain_addresses_says_the_same(
+    local: str, domain: str, resource: str
+) -> None:
+    jid = Jid(local, domain, resource)
+    try:
+        expected = jid.prepared(strict=True) == jid
+    except BadInput:
+        expected = False
+    assert jid.is_prepared(strict=True) is expected
