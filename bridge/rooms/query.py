@@ -209,7 +209,8 @@ class RoomQueries:
         def unit(
             tx: Transaction,
         ) -> tuple[dict[RoomId, room_rows.RoomRow | None], dict[EventId, InviteRow]]:
-            rooms = {row.event.room_id: room_rows.find(tx, row.event.room_id) for row in rows}
+            ids = {row.event.room_id for row in rows}
+            rooms = {room_id: room_rows.find(tx, room_id) for room_id in ids}
             found: dict[EventId, InviteRow] = {}
             for row in rows:
                 if row.event.outlier and row.event.state_key is not None:

@@ -14,6 +14,27 @@ from bridge.storage.schema import inbound_pdus
 # Made once: building a statement costs more than running it.
 _DELETE = delete(inbound_pdus).where(inbound_pdus.c.event_id == bindparam("event"))
 _INSERT = insert(inbound_pdus)
+_WAITS = inbound_pdus.c.outcome.is_(None)
+_DUE_ROOMS = (
+    select(inbound_pdus.c.room_id, func.min(inbound_pdus.c.inbound_id).label("first"))
+    .where(_WAITS, inbound_pdus.c.next_attempt_ms <= bindparam("now"))
+    .group_by(inbound_pdus.c.room_id)
+    .order_by("first")
+    .limit(bindparam("most"))
+)
+_DUE = (
+    select(inbound_pdus)
+    .where(
+        inbound_pdus.c.room_id == bindparam("room"),
+        _WAITS,
+        inbound_pdus.c.next_attempt_ms <= bindparam("now"),
+    )
+    .order_by(inbound_pdus.c.inbound_id)
+    .limit(bindparam("most"))
+)
+_COUNT = select(func.count()).select_from(inbound_pdus).where(_WAITS)
+_COUNT_OF_ORIGIN = _COUNT.where(inbound_pdus.c.origin == bindparam("of"))
+_COUNT_OF_ROOM = _COUNT.where(inbound_pdus.c.room_id == bindparam("room"))
 _FIND_OUTCOME = select(inbound_pdus.c.outcome).where(inbound_pdus.c.event_id == bindparam("event"))
 
 
@@ -65,28 +86,12 @@ def due_rooms(
     tx: Transaction, *, now_ms: int, busy: Collection[RoomId], limit: int
 ) -> list[RoomId]:
     """Rooms with something to do now, the longest waiting first."""
-    query = (
-        select(inbound_pdus.c.room_id, func.min(inbound_pdus.c.inbound_id).label("first"))
-        .where(inbound_pdus.c.outcome.is_(None), inbound_pdus.c.next_attempt_ms <= now_ms)
-        .group_by(inbound_pdus.c.room_id)
-        .order_by("first")
-        .limit(limit + len(busy))
-    )
-    rooms = [RoomId(row.room_id) for row in tx.execute(query)]
+    rows = tx.execute(_DUE_ROOMS, {"now": now_ms, "most": limit + len(busy)})
+    rooms = [RoomId(row.room_id) for row in rows]
     return [room for room in rooms if room not in busy][:limit]
 
 
 def due(tx: Transaction, room_id: RoomId, *, now_ms: int, limit: int) -> list[InboundRow]:
-    query = (
-        select(inbound_pdus)
-        .where(
-            inbound_pdus.c.room_id == room_id,
-            inbound_pdus.c.outcome.is_(None),
-            inbound_pdus.c.next_attempt_ms <= now_ms,
-        )
-        .order_by(inbound_pdus.c.inbound_id)
-        .limit(limit)
-    )
     return [
         InboundRow(
             inbound_id=row.inbound_id,
@@ -98,7 +103,7 @@ def due(tx: Transaction, room_id: RoomId, *, now_ms: int, limit: int) -> list[In
             attempts=row.attempts,
             trace_id=TraceId(row.trace_id),
         )
-        for row in tx.execute(query)
+        for row in tx.execute(_DUE, {"room": room_id, "now": now_ms, "most": limit})
     ]
 
 
@@ -134,12 +139,10 @@ def outcomes(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, s
 def count_waiting(
     tx: Transaction, *, origin: ServerName | None = None, room_id: RoomId | None = None
 ) -> int:
-    query = select(func.count()).select_from(inbound_pdus).where(inbound_pdus.c.outcome.is_(None))
+    """Of one origin or of one room."""
     if origin is not None:
-        query = query.where(inbound_pdus.c.origin == origin)
-    if room_id is not None:
-        query = query.where(inbound_pdus.c.room_id == room_id)
-    return int(tx.execute(query).scalar_one())
+        return int(tx.execute(_COUNT_OF_ORIGIN, {"of": origin}).scalar_one())
+    return int(tx.execute(_COUNT_OF_ROOM, {"room": room_id}).scalar_one())
 
 
 def next_attempt(tx: Transaction) -> int | None:

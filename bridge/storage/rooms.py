@@ -47,8 +47,16 @@ class MemberRow:
     event_id: EventId
 
 
+_FIND = select(rooms).where(rooms.c.room_id == bindparam("room"))
+_SET_STATE = (
+    update(rooms)
+    .where(rooms.c.room_id == bindparam("room"))
+    .values(snapshot_id=bindparam("snapshot"), joined=bindparam("in_it"))
+)
+
+
 def find(tx: Transaction, room_id: RoomId) -> RoomRow | None:
-    row = tx.execute(select(rooms).where(rooms.c.room_id == room_id)).one_or_none()
+    row = tx.execute(_FIND, {"room": room_id}).one_or_none()
     if row is None:
         return None
     return RoomRow(
@@ -99,11 +107,7 @@ def set_version(tx: Transaction, room_id: RoomId, version: RoomVersionId) -> Non
 
 def set_state(tx: Transaction, room_id: RoomId, *, snapshot_id: int, joined: bool) -> None:
     """After `advance`, in the same transaction."""
-    tx.execute(
-        update(rooms)
-        .where(rooms.c.room_id == room_id)
-        .values(snapshot_id=snapshot_id, joined=joined)
-    )
+    tx.execute(_SET_STATE, {"room": room_id, "snapshot": snapshot_id, "in_it": joined})
 
 
 def extremities(tx: Transaction, room_id: RoomId) -> list[tuple[EventId, int]]:

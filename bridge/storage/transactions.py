@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import orjson
-from sqlalchemy import delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select
 
 from bridge.ids import EventId, ServerName
 from bridge.storage.database import Transaction
 from bridge.storage.schema import transactions
+
+# Made once: building a statement costs more than running it.
+_FIND = select(transactions.c.event_ids).where(
+    transactions.c.origin == bindparam("of"), transactions.c.transaction_id == bindparam("id")
+)
+_INSERT = insert(transactions)
 
 
 def find(
     tx: Transaction, origin: ServerName, transaction_id: str
 ) -> list[tuple[EventId, str | None]] | None:
     """The PDUs of a transaction that we took: event ID, and why it was refused at the door."""
-    text = tx.execute(
-        select(transactions.c.event_ids).where(
-            transactions.c.origin == origin, transactions.c.transaction_id == transaction_id
-        )
-    ).scalar_one_or_none()
+    text = tx.execute(_FIND, {"of": origin, "id": transaction_id}).scalar_one_or_none()
     return None if text is None else [(event_id, why) for event_id, why in orjson.loads(text)]
 
 
@@ -33,12 +35,13 @@ def put(
     received_ms: int,
 ) -> None:
     tx.execute(
-        insert(transactions).values(
-            origin=origin,
-            transaction_id=transaction_id,
-            event_ids=orjson.dumps(pdus).decode(),
-            received_ms=received_ms,
-        )
+        _INSERT,
+        {
+            "origin": origin,
+            "transaction_id": transaction_id,
+            "event_ids": orjson.dumps(pdus).decode(),
+            "received_ms": received_ms,
+        },
     )
 
 
