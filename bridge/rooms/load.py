@@ -23,7 +23,7 @@ from bridge.engine.state import CREATE, AuthState, StateKey, StateMap
 from bridge.engine.stateres import resolve
 from bridge.engine.versions import RoomVersion, get_version
 from bridge.errors import NotFound
-from bridge.ids import EventId, RoomId
+from bridge.ids import EventId, RoomId, ServerName
 from bridge.storage import events as event_rows
 from bridge.storage import rooms as room_rows
 from bridge.storage import snapshots as snapshot_rows
@@ -255,6 +255,11 @@ class RoomStates:
         if room is None or not room.joined:
             raise NotFound(f"we are not in room {room_id}")
         return room
+
+    async def has_joined(self, room_id: RoomId, server: ServerName) -> bool:
+        """Whether a user of the server is joined in the current state."""
+        count = await self._database.read(lambda tx: room_rows.count_joined(tx, room_id, server))
+        return count > 0
 
     def keep_room(self, room: Room) -> None:
         """What a commit made of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from bridge.storage.invites import InviteRow
 
 MAX_MEMBERS = 200_000
 MAX_TIMELINE = 1_000
+MAX_REMEMBERED = 1_000
 MAX_DIRECT_MEMBERS = 20
 """A room with more member events is no direct chat, whatever an invite said."""
 
@@ -76,6 +78,7 @@ class RoomQueries:
         self._database = database
         self._states = states
         self._joined = JoinedServers(database=database, states=states)
+        self._direct: OrderedDict[tuple[RoomId, int], bool] = OrderedDict()
 
     # --- servers ----------------------------------------------------------------------------
 
@@ -140,7 +143,18 @@ class RoomQueries:
         members = sum(1 for kind, _ in room.state if kind == MEMBER)
         if members > MAX_DIRECT_MEMBERS:
             return False
-        return await self._database.read(lambda tx: event_rows.has_direct_invite(tx, room.room_id))
+        # Looked for among all events of the room: remembered as long as its state is the same.
+        key = (room.room_id, room.snapshot.row_id or 0)
+        found = self._direct.get(key)
+        if found is None:
+            found = await self._database.read(
+                lambda tx: event_rows.has_direct_invite(tx, room.room_id)
+            )
+            if key[1]:
+                self._direct[key] = found
+            while len(self._direct) > MAX_REMEMBERED:
+                self._direct.popitem(last=False)
+        return found
 
     async def power(self, room_id: RoomId) -> PowerLevels:
         room = await self._states.joined_room(room_id)

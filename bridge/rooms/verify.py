@@ -7,7 +7,9 @@ PDU; validating hashes and signatures on received events.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
 
 from bridge.clock import Clock
 from bridge.engine.keys import SigningKey
@@ -23,6 +25,10 @@ MAX_KEYS_PER_SERVER = 4
 """Signatures of one server on one event whose keys we fetch."""
 MAX_FETCHES = 16
 """Keys fetched at the same time for one answer of a peer."""
+KEYS_TIMEOUT_S = 300.0
+"""For the keys of one answer: it may name thousands of servers that are gone, or never were."""
+MAX_KEYS = 20_000
+"""Keys of one answer that are fetched at all."""
 BREATH = 50
 """Events verified before other tasks get a turn."""
 
@@ -40,11 +46,16 @@ class Verifier:
         self._keyring = keyring
         self._clock = clock
 
-    async def check(self, pdu: Pdu) -> Pdu:
-        """The event, or its redacted copy. Raises `Refused` (drop it), `Unavailable`."""
+    async def check(self, pdu: Pdu, *, late: Container[ServerName] = ()) -> Pdu:
+        """The event, or its redacted copy. Raises `Refused` (drop it), `Unavailable`.
+
+        `late`: servers that are not asked now.
+        """
         keys: dict[ServerName, dict[KeyId, VerifyKey]] = {}
         problem: Unavailable | None = None
         for server, key_ids in keys_to_fetch(pdu).items():
+            if server in late:
+                raise Unavailable(f"no keys of {server} in time")
             found = keys.setdefault(server, {})
             for key_id in sorted(key_ids)[:MAX_KEYS_PER_SERVER]:
                 try:
@@ -81,13 +92,13 @@ class Verifier:
                 continue
             if pdu.room_id == room_id:
                 parsed.append(pdu)
-        await self._fetch_keys(parsed)
+        late = await self._fetch_keys(parsed)
         good: list[Pdu] = []
         for number, pdu in enumerate(parsed):
             if number % BREATH == 0:
                 await asyncio.sleep(0)
             try:
-                good.append(await self.check(pdu))
+                good.append(await self.check(pdu, late=late))
             except IsthmusError as exc:
                 log.info(
                     "pdu dropped",
@@ -97,8 +108,11 @@ class Verifier:
                 )
         return good
 
-    async def _fetch_keys(self, pdus: Sequence[Pdu]) -> None:
-        """Each key once, several at a time: the key ring remembers them."""
+    async def _fetch_keys(self, pdus: Sequence[Pdu]) -> Container[ServerName]:
+        """Each key once, several at a time: the key ring remembers them, and who did not answer.
+
+        Returns the servers that nobody got round to in time.
+        """
         wanted: dict[tuple[ServerName, KeyId], int] = {}
         for pdu in pdus:
             for server, key_ids in keys_to_fetch(pdu).items():
@@ -106,16 +120,21 @@ class Verifier:
                     at = max(wanted.get((server, key_id), 0), pdu.origin_server_ts)
                     wanted[server, key_id] = at
         if len(wanted) < 2:
-            return
+            return ()
+        late = {server for server, _ in wanted}
         turn = asyncio.Semaphore(MAX_FETCHES)
 
         async def fetch(server: ServerName, key_id: KeyId, at_ms: int) -> None:
             async with turn:
-                try:
+                # It is asked for again, and its failure reported, with the event itself.
+                with suppress(IsthmusError):
                     await self._find_key(server, key_id, at_ms)
-                except IsthmusError:
-                    return  # It is asked for again, and reported, with the event itself.
+                late.discard(server)
 
-        async with asyncio.TaskGroup() as group:
-            for (server, key_id), at_ms in wanted.items():
-                group.create_task(fetch(server, key_id, at_ms))
+        try:
+            async with asyncio.timeout(KEYS_TIMEOUT_S), asyncio.TaskGroup() as group:
+                for (server, key_id), at_ms in islice(wanted.items(), MAX_KEYS):
+                    group.create_task(fetch(server, key_id, at_ms))
+        except TimeoutError:
+            log.warning("keys did not come in time", servers=len(late))
+        return late

@@ -44,7 +44,7 @@ async def check_server(states: RoomStates, room: Room, server: ServerName) -> No
 async def check_in_room(states: RoomStates, room: Room, server: ServerName) -> None:
     """Raise `Refused` unless the ACL allows the server and one of its users is joined."""
     await check_server(states, room, server)
-    if not await has_member(states, room.state, server, ("join",)):
+    if not await states.has_joined(room.room_id, server):
         raise Refused(f"{server} is not in the room", rule="server.membership")
 
 

@@ -5,14 +5,17 @@ Spec: S2S, unsupported endpoints; C2S, standard error response.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable
 
 from bridge.clock import Clock
-from bridge.errors import IsthmusError
+from bridge.errors import IsthmusError, Unavailable
 from bridge.telemetry import metrics
 from bridge.telemetry.log import bind, get_logger
 from bridge.web.errors import body_of, status_of
 from bridge.web.routing import Response, Route
+
+DEFAULT_RETRY_S = 5.0
 
 log = get_logger("web")
 
@@ -30,11 +33,12 @@ def wrong_method(allowed: Iterable[str]) -> Response:
 
 
 def error_response(error: IsthmusError) -> Response:
-    """The Matrix error; `Retry-After` in whole seconds beside `retry_after_ms`."""
+    """The Matrix error; `Retry-After` in whole seconds with everything that may be tried again."""
     body = body_of(error)
     headers = {}
-    if "retry_after_ms" in body:
-        headers["Retry-After"] = str(-(-body["retry_after_ms"] // 1000))
+    if isinstance(error, Unavailable):
+        retry_after_s = DEFAULT_RETRY_S if error.retry_after_s is None else error.retry_after_s
+        headers["Retry-After"] = str(math.ceil(retry_after_s))
     return Response(status=status_of(error), json=body, headers=headers)
 
 

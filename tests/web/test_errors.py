@@ -4,6 +4,7 @@ import pytest
 
 from bridge.errors import BadInput, Conflict, IsthmusError, NotFound, Refused, Unavailable
 from bridge.web.errors import body_of, status_of
+from bridge.web.middleware import error_response
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,9 @@ def test_the_body_has_code_and_reason_and_the_wait_where_known() -> None:
         "error": "later",
         "retry_after_ms": 1500,
     }
+
+
+def test_what_may_be_tried_again_says_when() -> None:
+    assert error_response(Unavailable("later", retry_after_s=1.5)).headers == {"Retry-After": "2"}
+    assert error_response(Conflict("moved")).headers == {"Retry-After": "5"}
+    assert error_response(Refused("never")).headers == {}

@@ -1,0 +1,60 @@
+"""The keys of an answer: fetched in a bounded time, whoever does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bridge.clock import Clock
+from bridge.engine.build import Draft, PrevEvent, build_pdu
+from bridge.engine.keys import SigningKey
+from bridge.engine.pdu import Pdu
+from bridge.engine.versions import get_version
+from bridge.ids import EventId, KeyId, RoomId, ServerName, UserId
+from bridge.rooms import verify
+from bridge.rooms.verify import Verifier
+
+KEY = SigningKey.from_seed("1", b"k" * 32)
+ROOM, V12 = RoomId("!room"), get_version("12")
+
+
+class SlowKeys:
+    """Servers whose name begins with `slow` never answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[ServerName] = []
+
+    async def verify_key(self, server: ServerName, key_id: KeyId, at_ms: int) -> str | None:
+        self.asked.append(server)
+        if server.startswith("slow"):
+            await asyncio.Event().wait()
+        return KEY.verify_key_base64
+
+
+def said_by(server: str) -> Pdu:
+    return build_pdu(
+        Draft(room_id=ROOM, type="m.room.message", sender=UserId(f"@a:{server}"), content={}),
+        prev_events=[PrevEvent(event_id=EventId("$x"), depth=1)],
+        auth_events=[],
+        version=V12,
+        key=KEY,
+        server=ServerName(server),
+        origin_server_ts=1,
+    )
+
+
+async def test_servers_that_do_not_answer_do_not_hold_up_the_others(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "KEYS_TIMEOUT_S", 0.05)
+    keys = SlowKeys()
+    verifier = Verifier(server_name=ServerName("here.example"), key=KEY, keyring=keys, clock=clock)
+    servers = ["good.example", *(f"slow{number}.example" for number in range(40)), "fine.example"]
+    pdus = [said_by(server) for server in servers]
+    async with asyncio.timeout(10):
+        good = await verifier.check_all([pdu.wire() for pdu in pdus], V12, ROOM)
+    assert pdus[0] in good
+    assert len([one for one in good if one.sender_server.startswith("slow")]) == 0
+    # Who was not asked in time is not asked one by one afterwards.
+    assert len([one for one in keys.asked if one.startswith("slow")]) <= verify.MAX_FETCHES
