@@ -162,6 +162,7 @@ class XmppAdapter:
             people=people,
             table=commands,
             timeout_s=settings.limits.lookup_timeout_s,
+            lookups=settings.limits.joins,
         )
         self._is_loaded = False
 

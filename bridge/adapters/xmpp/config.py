@@ -30,7 +30,7 @@ class XmppLimits(BaseModel):
     lookup_timeout_s: PositiveSeconds = 20
     """For questions that are answered by asking another server."""
     joins: Positive = 64
-    """People entering rooms at the same time."""
+    """People entering rooms at the same time, and questions about rooms."""
     members_shown: Positive = 500
     """Occupants that are listed to somebody who enters."""
     history_messages: Annotated[int, Field(ge=0)] = 20

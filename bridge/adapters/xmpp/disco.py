@@ -56,12 +56,16 @@ class Disco:
         people: People,
         table: CommandTable | None,
         timeout_s: float,
+        lookups: int,
     ) -> None:
         self._listener = listener
         self._rooms = rooms
         self._people = people
         self._table = table
         self._timeout_s = timeout_s
+        self._lookups = lookups
+        """How many rooms may be asked for at the same time: each may be a question to a server."""
+        self._looking = 0
 
     async def answer(self, request: Stanza, where: Bot | Person | Room) -> ET.Element:
         try:
@@ -133,12 +137,17 @@ class Disco:
                 return await self._room_info(request, where)
 
     async def _room_info(self, request: Stanza, where: Room) -> ET.Element:
+        if self._looking >= self._lookups:
+            return outbound.error_for(request, "resource-constraint", "Too many questions.")
+        self._looking += 1
         try:
             info = await self._listener.describe_room(where.room, address=str(request.sender.bare))
         except (NotFound, Refused) as exc:
             return outbound.error_for(request, "item-not-found", exc.reason)
         except Unavailable as exc:
             return outbound.error_for(request, "remote-server-timeout", exc.reason)
+        finally:
+            self._looking -= 1
         features = [DISCO_INFO, DISCO_ITEMS, MUC, *_room_features(info)]
         if self._table is not None:
             features.append(COMMANDS)
