@@ -173,7 +173,7 @@ class Sender:
                 await waker.wait(POLL_S)
 
     async def _mark_some(self) -> bool:
-        """Marks the next events of the stream; False when there were none."""
+        """Marks the next events of the stream; False when there are no more by now."""
 
         def unread(tx: Transaction) -> list[tuple[int, RoomId, EventId, bool]]:
             after = streams.cursor(tx, CURSOR)
@@ -202,7 +202,7 @@ class Sender:
         await self._database.write(write)
         for server in dict.fromkeys(one.server for one in marks):
             self._lanes.wake(server)
-        return True
+        return len(rows) == MARK_BATCH
 
     async def _servers_for(self, event_id: EventId) -> frozenset[ServerName]:
         try:

@@ -172,10 +172,14 @@ class RoomQueries:
 
     async def member(self, room_id: RoomId, user_id: UserId) -> Pdu | None:
         """The member event, also of an invite to a room that we are not in."""
-        row = await self._database.read(lambda tx: room_rows.member(tx, room_id, user_id))
-        if row is None:
-            return None
-        known = (await self._states.events([row.event_id])).get(row.event_id)
+        room = await self._states.find_room(room_id)
+        event_id = None if room is None or not room.joined else room.state.get((MEMBER, user_id))
+        if event_id is None:
+            row = await self._database.read(lambda tx: room_rows.member(tx, room_id, user_id))
+            if row is None:
+                return None
+            event_id = row.event_id
+        known = (await self._states.events([event_id])).get(event_id)
         return None if known is None else known.pdu
 
     # --- arrival order ----------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, Table, delete, func, select, update
+from sqlalchemy import BindParameter, Row, Select, Table, bindparam, delete, func, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from bridge.errors import NotFound
@@ -150,6 +150,14 @@ def find_inbox(tx: Transaction, *, source: str, source_id: str) -> QueueItem | N
 
 def lanes_due(tx: Transaction, queue: QueueTable, now_ms: int, limit: int) -> Due:
     """Costs a few index look-ups per waiting lane, however long the lanes are."""
+    lanes, following = _LANES_DUE[queue.topic]
+    lane_names = list(tx.execute(lanes, {"now": now_ms, "most": limit}).scalars())
+    next_ms: int | None = tx.execute(following, {"now": now_ms}).scalar()
+    return Due(lanes=lane_names, next_ms=next_ms)
+
+
+def _lanes_due(queue: QueueTable) -> tuple[Select[Any], Select[Any]]:
+    """The lanes whose first waiting item is due, and when the next one will be."""
     table = queue.table
     waiting = table.c.status == "waiting"
     lanes = select(func.min(table.c.lane).label("lane")).where(waiting).cte("lanes", recursive=True)
@@ -164,28 +172,36 @@ def lanes_due(tx: Transaction, queue: QueueTable, now_ms: int, limit: int) -> Du
         .correlate(lanes)
     )
     heads = select(first.label("id")).where(lanes.c.lane.is_not(None)).cte("heads")
-    joined = select(table.c.lane).join_from(heads, table, heads.c.id == queue.id)
-    due = tx.execute(
-        joined.where(table.c.next_attempt_ms <= now_ms).order_by(queue.id).limit(limit)
-    )
-    lane_names = list(due.scalars())
-    next_ms: int | None = tx.execute(
-        select(func.min(table.c.next_attempt_ms))
+    now: BindParameter[int] = bindparam("now")
+    at = table.c.next_attempt_ms
+    return (
+        select(table.c.lane)
         .join_from(heads, table, heads.c.id == queue.id)
-        .where(table.c.next_attempt_ms > now_ms)
-    ).scalar()
-    return Due(lanes=lane_names, next_ms=next_ms)
+        .where(at <= now)
+        .order_by(queue.id)
+        .limit(bindparam("most")),
+        select(func.min(at)).join_from(heads, table, heads.c.id == queue.id).where(at > now),
+    )
+
+
+def _next_in_lane(queue: QueueTable) -> Select[Any]:
+    table = queue.table
+    return (
+        select(table)
+        .where(table.c.status == "waiting", table.c.lane == bindparam("of"))
+        .order_by(queue.id)
+        .limit(1)
+    )
+
+
+# Made once: building a statement costs more than running it.
+_LANES_DUE = {queue.topic: _lanes_due(queue) for queue in (INBOX, OUTBOX)}
+_NEXT_IN_LANE = {queue.topic: _next_in_lane(queue) for queue in (INBOX, OUTBOX)}
 
 
 def next_in_lane(tx: Transaction, queue: QueueTable, lane: str, now_ms: int) -> QueueItem | None:
     """The lane's first waiting item, if it is due."""
-    table = queue.table
-    row = tx.execute(
-        select(table)
-        .where(table.c.status == "waiting", table.c.lane == lane)
-        .order_by(queue.id)
-        .limit(1)
-    ).one_or_none()
+    row = tx.execute(_NEXT_IN_LANE[queue.topic], {"of": lane}).one_or_none()
     if row is None or row.next_attempt_ms > now_ms:
         return None
     return _to_item(row)
