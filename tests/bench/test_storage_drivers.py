@@ -66,7 +66,7 @@ def append(tx: Any) -> None:
     tx.execute(update(rooms).where(rooms.c.room_id == room).values(position=rooms.c.position + 1))
     tx.execute(
         insert(stream_events)
-        .values(room_id=room, event_id=row["event_id"], outgoing=True)
+        .values(room_id=room, event_id=row["event_id"], outgoing=True, historic=False)
         .returning(stream_events.c.position)
     ).scalar()
 
