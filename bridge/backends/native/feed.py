@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -77,12 +78,15 @@ class NativeFeed:
         self._untold: dict[int, None] = {}
         self._rests: dict[RoomId, _Rest] = {}
         self._read_to = 0
-        self._saved = 0
+        self._accepted_to = 0
+        self._saved: dict[str, int] = {}
         self._room_left = asyncio.Event()
         self._progress = asyncio.Event()
 
     async def run(self) -> None:
-        self._saved = self._read_to = await self._cursor(CURSOR)
+        self._read_to = await self._cursor(CURSOR)
+        self._accepted_to = await self._cursor(ACCEPTANCE_CURSOR)
+        self._saved = {CURSOR: self._read_to, ACCEPTANCE_CURSOR: self._accepted_to}
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lanes.run())
             group.create_task(self._read_forever())
@@ -157,20 +161,20 @@ class NativeFeed:
                 self._lanes.wake(room_id)
 
     async def _save_forever(self) -> None:
+        """Both positions, in one commit that many events share."""
         while True:
             await self._progress.wait()
             self._progress.clear()
-            position = self.told_to
-            if position > self._saved:
+            reached = {CURSOR: self.told_to, ACCEPTANCE_CURSOR: self._accepted_to}
+            moved = {name: to for name, to in reached.items() if to > self._saved[name]}
+            if moved:
                 try:
-                    await self._database.write(
-                        partial(streams.advance, name=CURSOR, position=position)
-                    )
+                    await self._database.write(partial(_advance, moved=moved))
                 except Unavailable as exc:
                     self._progress.set()
                     await self._wait_out(exc)
                     continue
-                self._saved = position
+                self._saved.update(moved)
             await self._clock.sleep(SAVE_S)
 
     # --- telling ----------------------------------------------------------------------------
@@ -244,7 +248,7 @@ class NativeFeed:
 
     async def _accept_forever(self) -> None:
         waker = self._database.waker(stream_acceptances.name)
-        position = saved = await self._cursor(ACCEPTANCE_CURSOR)
+        position = self._accepted_to
         delay_s = FIRST_DELAY_S
         while True:
             try:
@@ -267,21 +271,20 @@ class NativeFeed:
                 except Exception:
                     log.exception("acceptance failed", event_id=row["event_id"])
                 position = row["position"]
-            if position > saved:
-                try:
-                    await self._database.write(
-                        partial(streams.advance, name=ACCEPTANCE_CURSOR, position=position)
-                    )
-                except Unavailable as exc:
-                    await self._wait_out(exc)
-                    continue  # It is saved with the next ones, or told again after a restart.
-                saved = position
+            if position > self._accepted_to:
+                self._accepted_to = position
+                self._progress.set()
                 delay_s = FIRST_DELAY_S
             if rows and position < rows[-1]["position"]:
                 await self._clock.sleep(delay_s)
                 delay_s = min(MAX_DELAY_S, delay_s * 2)
             elif len(rows) < READ:
                 await waker.wait(POLL_S)
+
+
+def _advance(tx: Transaction, moved: Mapping[str, int]) -> None:
+    for name, position in moved.items():
+        streams.advance(tx, name, position)
 
 
 def _acceptance(row: dict[str, Any]) -> Acceptance:
