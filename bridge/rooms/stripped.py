@@ -6,7 +6,6 @@ read as stripped ones).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from bridge.engine.state import CREATE, JOIN_RULES, MEMBER
@@ -27,15 +26,3 @@ _KEYS = (
 async def invite_state(states: RoomStates, room: Room, inviter: UserId) -> list[dict[str, Any]]:
     found = await states.pick(room.state, (*_KEYS, (MEMBER, inviter)))
     return [pdu.wire() for pdu in found.values()]
-
-
-def find_content(
-    state: list[Mapping[str, Any]], event_type: str, state_key: str = ""
-) -> Mapping[str, Any]:
-    """The content of an event in a list of stripped state; empty where it is not there."""
-    for one in state:
-        if one.get("type") == event_type and one.get("state_key") == state_key:
-            content = one.get("content")
-            if isinstance(content, Mapping):
-                return content
-    return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
@@ -145,13 +145,6 @@ def count_waiting(
     return int(tx.execute(_COUNT_OF_ROOM, {"room": room_id}).scalar_one())
 
 
-def next_attempt(tx: Transaction) -> int | None:
-    """When the earliest waiting PDU is due (milliseconds)."""
-    query = select(func.min(inbound_pdus.c.next_attempt_ms)).where(inbound_pdus.c.outcome.is_(None))
-    first: int | None = tx.execute(query).scalar_one()
-    return first
-
-
 def forget(tx: Transaction, *, before_ms: int) -> None:
     """Drop what was worked off long ago."""
     tx.execute(
@@ -159,15 +152,3 @@ def forget(tx: Transaction, *, before_ms: int) -> None:
             inbound_pdus.c.outcome.is_not(None), inbound_pdus.c.received_ms < before_ms
         )
     )
-
-
-def waiting_events(tx: Transaction, room_id: RoomId, event_ids: Sequence[EventId]) -> set[EventId]:
-    """Which of these events wait in the room's own queue."""
-    if not event_ids:
-        return set()
-    query = select(inbound_pdus.c.event_id).where(
-        inbound_pdus.c.room_id == room_id,
-        inbound_pdus.c.event_id.in_(sorted(event_ids)),
-        inbound_pdus.c.outcome.is_(None),
-    )
-    return {EventId(row.event_id) for row in tx.execute(query)}

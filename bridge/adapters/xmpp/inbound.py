@@ -198,12 +198,6 @@ def wants_receipt(stanza: Stanza) -> bool:
     return is_person and bool(stanza.id) and stanza.has(RECEIPTS, "request")
 
 
-def received_id(stanza: Stanza) -> str | None:
-    """The message that this receipt is for."""
-    found = stanza.find(RECEIPTS, "received")
-    return (found.get("id") or None) if found is not None else None
-
-
 def error_of(stanza: Stanza) -> tuple[str, str | None]:
     """Condition and text of a stanza of type error."""
     text = stanza.xml.findtext(f"{{{COMPONENT}}}error/{{{STANZA_ERRORS}}}text")

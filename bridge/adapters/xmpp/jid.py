@@ -64,10 +64,6 @@ class Jid:
     def bare(self) -> Jid:
         return replace(self, resource="") if self.resource else self
 
-    @property
-    def is_bare(self) -> bool:
-        return not self.resource
-
     def with_resource(self, resource: str) -> Jid:
         return replace(self, resource=resource)
 
