@@ -75,6 +75,61 @@ class RoomSettings(_Section):
     """Direct chats with a server known to speak room version I.1 use it."""
 
 
+class PortalSettings(_Section):
+    """Foreign chats as rooms."""
+
+    on_demand: bool = True
+    """Whoever looks up the alias of a foreign chat gets a room of it."""
+    version: str | None = None
+    """Room version of these rooms; none: the first of `rooms.versions`."""
+    occupants: Annotated[int, Field(ge=0)] = 200
+    """People of a chat who are shown as members while they are in it; further ones when they speak."""
+    absent_after_s: Annotated[int, Field(ge=0)] = 300
+    """Who has been gone from the chat for so long is no member any more; clients come and go."""
+    unused_after_s: Positive = 900
+    """A room that nobody has joined for so long after it was made is given up."""
+
+
+class NumberTemplate(_Section):
+    """Phone numbers with this prefix are users of a Matrix server."""
+
+    prefix: str = ""
+    """`+1555`; empty: every number."""
+    user: str
+    """`@{digits}:example.org`: `{digits}` is the number without its plus sign."""
+
+    @field_validator("user")
+    @classmethod
+    def _with_digits(cls, value: str) -> str:
+        if value.count("{digits}") != 1 or not value.startswith("@") or ":" not in value:
+            raise ValueError("write it like @{digits}:example.org")
+        return value
+
+
+class VouchingDomain(_Section):
+    """A domain of the chat side that vouches for numbers: `+15551234567@DOMAIN`."""
+
+    domain: str
+    prefix: str = ""
+    """It vouches for numbers with this prefix; empty: for every number."""
+
+
+class IdentitySettings(_Section):
+    """How phone numbers find people."""
+
+    region: str | None = None
+    """Country (`GB`) in which a number without a country code is read; none: it is refused."""
+    numbers: tuple[NumberTemplate, ...] = ()
+    vouching: tuple[VouchingDomain, ...] = ()
+
+    @field_validator("region")
+    @classmethod
+    def _country(cls, value: str | None) -> str | None:
+        if value is not None and not (len(value) == 2 and value.isascii() and value.isupper()):
+            raise ValueError("two capital letters, such as GB")
+        return value
+
+
 class FederationSettings(_Section):
     certificate_authority: Path | None = None
     """One more authority that may vouch for other Matrix servers, beside the system's."""
@@ -134,6 +189,11 @@ class Settings(BaseSettings):
     health: HealthSettings = HealthSettings()
     database: DatabaseSettings = DatabaseSettings()
     rooms: RoomSettings = RoomSettings()
+    portals: PortalSettings = PortalSettings()
+    identity: IdentitySettings = IdentitySettings()
+    permissions: dict[str, Literal["none", "user", "admin"]] = Field(default_factory=dict)
+    """Who may do what with the bot: a Matrix user, a JID, a server or domain, or `*`; the most
+    exact one counts. Who is not named may only do what concerns themselves."""
     federation: FederationSettings = FederationSettings()
     delivery: DeliverySettings = DeliverySettings()
     log: LogSettings = LogSettings()

@@ -33,6 +33,8 @@ class Draft:
     state_key: str | None = None
     redacts: EventId | None = None
     """Put where the version keeps it."""
+    at_ms: int | None = None
+    """When it was written; None: when it is built."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,12 +23,13 @@ from bridge.ports.matrix import Member, Power, RoomInfo
 class ChatMessage:
     """One message that somebody wrote on the chat side.
 
-    Exactly one of `to_user` (one-to-one) and `to_room` (a room that we serve) is set.
+    Exactly one of `to_user` (one-to-one), `to_room` (a room that we serve) and `to_chat` (a foreign
+    chat that we visit) is set.
     """
 
     adapter: str
     sender: str
-    """The author's address."""
+    """The author's address; in a foreign chat that hides it, an occupant's (`Occupant.address`)."""
     session: str
     """The client that wrote it; errors and receipts go back there."""
     to_user: UserId | None
@@ -43,6 +44,138 @@ class ChatMessage:
     wants_receipt: bool
     message: Message
     trace: TraceId
+    to_chat: str | None = None
+    sender_name: str | None = None
+    """The author's nickname in the foreign chat."""
+    archive_id: str | None = None
+    """The foreign chat's own ID of it, if the chat gives IDs: where a catch-up goes on."""
+    at_ms: int | None = None
+    """When it was written, if that was some time ago."""
+
+
+# --- foreign chats: what happens in them, and to our people there -----------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatInfo:
+    """A foreign chat as it describes itself."""
+
+    chat: str
+    name: str | None
+    is_open: bool
+    """Anybody may enter: neither for members only nor behind a password."""
+    shows_addresses: bool
+    """Everybody in it sees everybody's real address."""
+    has_occupant_ids: bool
+    has_archive: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occupant:
+    """Somebody in a foreign chat who is none of ours.
+
+    `address` is the real one only where the chat shows it to everybody; otherwise it stands for
+    this occupant of this chat alone, by occupant-id or else by nickname, and leads nowhere.
+    """
+
+    address: str
+    nickname: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OccupantCame:
+    """Came in, or took another nickname: the address stays the same."""
+
+    chat: str
+    occupant: Occupant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OccupantGone:
+    chat: str
+    occupant: Occupant
+    how: str
+    """`left`, `kicked` or `banned`."""
+    actor: str | None = None
+    """Nickname of who removed them, where it is said."""
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OccupantRoll:
+    """Everybody who is in the chat now, ours left out: said after each (re)entering."""
+
+    chat: str
+    occupants: tuple[Occupant, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectChanged:
+    chat: str
+    occupant: Occupant | None
+    """Who set it, where that is known."""
+    text: str
+    at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRenamed:
+    chat: str
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestEntered:
+    """One of our people is in the chat, under this nickname."""
+
+    chat: str
+    user_id: UserId
+    nickname: str
+    wanted: str
+    """The nickname that they would have had without a conflict."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestRemoved:
+    """One of our people was removed from the chat by its own people."""
+
+    chat: str
+    user_id: UserId
+    how: str
+    """`kicked`, `banned`, `not-a-member` (it is for members only now)."""
+    actor: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatDestroyed:
+    """The chat exists no more; perhaps it went on at another address."""
+
+    chat: str
+    alternative: str | None
+    reason: str | None
+
+
+ChatChange = (
+    OccupantCame
+    | OccupantGone
+    | OccupantRoll
+    | SubjectChanged
+    | ChatRenamed
+    | GuestEntered
+    | GuestRemoved
+    | ChatDestroyed
+)
+CHAT_CHANGES: tuple[type, ...] = (
+    OccupantCame,
+    OccupantGone,
+    OccupantRoll,
+    SubjectChanged,
+    ChatRenamed,
+    GuestEntered,
+    GuestRemoved,
+    ChatDestroyed,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +202,16 @@ class ChatListener(Protocol):
     """What an adapter asks of the bridge. Methods raise `Refused`, `NotFound`, `Unavailable`."""
 
     async def accept(self, message: ChatMessage) -> bool:
-        """Commits the message to the inbox. False: it stands there already."""
+        """Commits the message to the inbox, and with one of a foreign chat how far its archive has
+        been read. False: it stands there already."""
+        ...
+
+    async def accept_change(self, change: ChatChange) -> None:
+        """Commits what happened in a foreign chat to the inbox, behind what was said before."""
+        ...
+
+    async def is_visited(self, chat: str) -> bool:
+        """Whether the foreign chat has a room, and so guests of ours may be in it."""
         ...
 
     async def find_room(self, target: RoomAlias | RoomId) -> RoomId:
@@ -235,6 +377,69 @@ class RoomInvite:
     reason: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestEnter:
+    """A Matrix user came into the room of a foreign chat: they enter it, too.
+
+    Delivered when the chat has let them in; Refused when it will not have them.
+    """
+
+    chat: str
+    user_id: UserId
+    displayname: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestLeave:
+    """Idempotent: whoever is not in is not in."""
+
+    chat: str
+    user_id: UserId
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestRename:
+    """The display name has changed: they ask for a nickname that shows it."""
+
+    chat: str
+    user_id: UserId
+    displayname: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatPost:
+    """A message for a foreign chat; its author enters first where needed.
+
+    Who has no address of ours to speak from (a ghost in a plumbed room) or is one too many is
+    spoken for by the relay, with `sender_name` before the text.
+    """
+
+    chat: str
+    sender: UserId
+    sender_name: str
+    event_id: EventId
+    room_id: RoomId
+    at_ms: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatSubject:
+    chat: str
+    sender: UserId
+    text: str
+    room_id: RoomId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatAbandon:
+    """The chat has no room any more: every guest of ours leaves it, the relay too."""
+
+    chat: str
+    reason: str | None
+
+
 Delivery = (
     DirectMessage
     | Receipt
@@ -246,6 +451,12 @@ Delivery = (
     | RoomSubject
     | RoomPower
     | RoomInvite
+    | GuestEnter
+    | GuestLeave
+    | GuestRename
+    | ChatPost
+    | ChatSubject
+    | ChatAbandon
 )
 DELIVERIES: tuple[type, ...] = (
     DirectMessage,
@@ -258,6 +469,12 @@ DELIVERIES: tuple[type, ...] = (
     RoomSubject,
     RoomPower,
     RoomInvite,
+    GuestEnter,
+    GuestLeave,
+    GuestRename,
+    ChatPost,
+    ChatSubject,
+    ChatAbandon,
 )
 
 
@@ -279,6 +496,18 @@ class AddressMap(Protocol):
         """What to call somebody of whom we know the address only."""
         ...
 
+    def chat_of(self, alias: RoomAlias) -> str | None:
+        """The foreign chat behind an alias of our server; None: it is an ordinary alias."""
+        ...
+
+    def alias_of(self, chat: str) -> RoomAlias:
+        """Raises BadInput where the address is no chat's, or too long for an alias."""
+        ...
+
+    def link_of(self, address: str) -> str:
+        """A link that opens the address in a client of the chat side (`xmpp:...`)."""
+        ...
+
 
 class ChatAdapter(Protocol):
     """A foreign network."""
@@ -286,9 +515,25 @@ class ChatAdapter(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def deliver(self, delivery: Delivery, *, outbox_id: int, trace: TraceId) -> None:
-        """Returns when the chat side has provably taken it; `Unavailable`: not now; `Refused`:
-        never. The same `outbox_id` goes out with the same stanza id."""
+    async def deliver(self, delivery: Delivery, *, outbox_id: int, trace: TraceId) -> str | None:
+        """Returns when the chat side has provably taken it, with the chat's own ID of a `ChatPost`
+        if it gave one; `Unavailable`: not now; `Refused`: never. The same `outbox_id` goes out with
+        the same stanza id."""
+        ...
+
+    async def describe(self, chat: str) -> ChatInfo:
+        """Asks the chat, within a bound. NotFound: there is none; Refused: it does not say;
+        Unavailable."""
+        ...
+
+    async def affiliation(self, chat: str, user_id: UserId) -> str | None:
+        """What the chat says of a Matrix user, or of the address behind a ghost: `owner`, `admin`,
+        `member`, `none` or `outcast`. None: nobody tells us, which allows nothing."""
+        ...
+
+    async def await_confirmation(self, chat: str, code: str, *, timeout_s: float) -> str | None:
+        """Waits in the chat until an owner or admin of it writes `code`; their nickname. None:
+        nobody did in time."""
         ...
 
     async def run(self) -> None: ...

@@ -5,9 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 from bridge.ids import RoomId, UserId
+
+
+class Level(IntEnum):
+    """What somebody may do, by configuration. Nobody is named: `NOBODY`."""
+
+    NOBODY = 0
+    """Only what concerns themselves."""
+    USER = 1
+    ADMIN = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +27,19 @@ class Caller:
     user_id: UserId
     room_id: RoomId | None = None
     """The room on which the command was called, where the face knows it."""
+    is_operator: bool = False
+    """Asks on the server itself (`isthmus admin`), which is open to its operator only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Argument:
+    """What a command takes, in the order in which it is written."""
+
+    name: str
+    summary: str
+    required: bool = False
+    rest: bool = False
+    """Takes all that is left of the line, blanks included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +49,23 @@ class CommandInfo:
     summary: str
     in_room: bool
     """Makes sense on a room's own address, without arguments."""
+    level: Level = Level.NOBODY
+    arguments: tuple[Argument, ...] = ()
 
 
 class CommandTable(Protocol):
-    def commands(self) -> Sequence[CommandInfo]: ...
+    def commands(self) -> Sequence[CommandInfo]:
+        """All of them, in the order of the help."""
+        ...
+
+    def commands_of(self, caller: Caller) -> Sequence[CommandInfo]:
+        """What this person may use."""
+        ...
 
     async def run(self, caller: Caller, line: str) -> str:
         """Carries out one line and answers in words; never raises for what a person typed."""
+        ...
+
+    async def greet(self, caller: Caller) -> str:
+        """What the bot says to somebody who opens a chat with it: what it is, what they may do."""
         ...

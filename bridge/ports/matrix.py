@@ -87,6 +87,15 @@ class RoomInfo:
     """Newest position of the stream at which this was true."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateEntry:
+    """One event of a room's current state."""
+
+    state_key: str
+    sender: UserId
+    content: Mapping[str, Any]
+
+
 class Power(Protocol):
     """Effective power in a room (creators of version 12 stand above every number)."""
 
@@ -145,8 +154,9 @@ class MatrixBackend(Protocol):
         txn: str,
         trace: TraceId,
         state_key: str | None = None,
+        at_ms: int | None = None,
     ) -> EventId:
-        """Returns when the event is committed."""
+        """Returns when the event is committed. `at_ms`: when it was written, if not just now."""
         ...
 
     async def redact(
@@ -182,6 +192,10 @@ class MatrixBackend(Protocol):
 
     async def room(self, room_id: RoomId) -> RoomInfo:
         """NotFound unless we are in it."""
+        ...
+
+    async def state(self, room_id: RoomId, type: str) -> Sequence[StateEntry]:
+        """The current state events of a type, one per state key. NotFound as for `room`."""
         ...
 
     async def power(self, room_id: RoomId) -> Power: ...

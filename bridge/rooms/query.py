@@ -161,6 +161,13 @@ class RoomQueries:
         found = await self._states.pick(room.state, (CREATE, POWER_LEVELS))
         return PowerLevels.of(found.get(POWER_LEVELS), found.get(CREATE))
 
+    async def state(self, room_id: RoomId, type: str) -> list[Pdu]:
+        """The current state events of a type, by state key; at most `MAX_MEMBERS`."""
+        room = await self._states.joined_room(room_id)
+        keys = sorted(key for key in room.state if key[0] == type)[:MAX_MEMBERS]
+        found = await self._states.pick(room.state, keys)
+        return [found[key] for key in keys if key in found]
+
     async def members(self, room_id: RoomId, memberships: Collection[str]) -> list[Pdu]:
         """Member events of the current state, in the order in which they came."""
         await self._states.joined_room(room_id)

@@ -58,6 +58,7 @@ class Sender:
         transaction_id: str | None = None,
         state_key: str | None = None,
         redacts: EventId | None = None,
+        at_ms: int | None = None,
     ) -> EventId:
         """Returns when the event is committed. Raises `Refused`, `NotFound`, `Unavailable`."""
         if server_of(sender) != self._server_name:
@@ -69,6 +70,7 @@ class Sender:
             content=content,
             state_key=state_key,
             redacts=redacts,
+            at_ms=at_ms,
         )
 
         async def attempt() -> EventId:
@@ -147,7 +149,7 @@ class Sender:
                 version=room.version,
             ),
             version=room.version,
-            origin_server_ts=self._clock.now_ms(),
+            origin_server_ts=self._clock.now_ms() if draft.at_ms is None else draft.at_ms,
         )
         return template, before
 

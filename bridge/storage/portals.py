@@ -17,6 +17,10 @@ SERVED = "served"
 ENCRYPTED = "encrypted"
 FORMER = "former"
 MANAGEMENT = "management"
+PORTAL = "portal"
+PLUMBED = "plumbed"
+OF_CHAT = (PORTAL, PLUMBED)
+"""Kinds that bind a foreign chat to its one room."""
 _OF_TWO = frozenset({DIRECT, ENCRYPTED, FORMER})
 _PER_ROOM = frozenset({ENCRYPTED, FORMER})
 """One address and one user may have several of these; their rows begin with the room's ID."""
@@ -28,7 +32,9 @@ class Portal:
 
     direct: one address and one Matrix user, at most one room; former: another direct room of the
     two, what is written there is delivered, too; encrypted: a direct room that we cannot read;
-    served: the room ID and nobody; management: a room with the bot, `chat` is the room ID.
+    served: the room ID and nobody; management: a room with the bot, `chat` is the room ID;
+    portal: a foreign chat and the room that was made for it; plumbed: a foreign chat and a room
+    that was there before.
     """
 
     portal_id: int
@@ -72,6 +78,36 @@ def of_room(tx: Transaction, room_id: RoomId) -> Sequence[Portal]:
     rows = tx.execute(
         select(portals)
         .where(portals.c.room_id == room_id, portals.c.status == "open")
+        .order_by(portals.c.portal_id)
+    ).all()
+    return [_portal(row) for row in rows]
+
+
+def of_chat(tx: Transaction, *, adapter: str, chat: str) -> Portal | None:
+    """The open portal of a foreign chat, of either kind."""
+    row = tx.execute(
+        select(portals)
+        .where(
+            portals.c.adapter == adapter,
+            portals.c.kind.in_(OF_CHAT),
+            portals.c.chat == chat,
+            portals.c.status == "open",
+        )
+        .order_by(portals.c.portal_id)
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else _portal(row)
+
+
+def all_chats(tx: Transaction, *, adapter: str) -> Sequence[Portal]:
+    """Every open portal of a foreign chat, in the order of their making."""
+    rows = tx.execute(
+        select(portals)
+        .where(
+            portals.c.adapter == adapter,
+            portals.c.kind.in_(OF_CHAT),
+            portals.c.status == "open",
+        )
         .order_by(portals.c.portal_id)
     ).all()
     return [_portal(row) for row in rows]

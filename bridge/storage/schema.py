@@ -362,11 +362,12 @@ portals = Table(
     METADATA,
     _serial("portal_id"),
     Column("adapter", Text, nullable=False),
-    # direct: one address and one Matrix user; served: a Matrix room offered as a chat
+    # direct: one address and one Matrix user; served: a Matrix room offered as a chat;
+    # portal, plumbed: a foreign chat and its room
     Column("kind", Text, nullable=False),
-    # direct: the address; served: the room ID
+    # direct: the address; served: the room ID; portal, plumbed: the chat
     Column("chat", Text, nullable=False),
-    # direct: the Matrix user; served: ""
+    # direct: the Matrix user; served, portal, plumbed: ""
     Column("user_id", Text, nullable=False),
     Column("room_id", Text),
     # open | closed | refused (the Matrix user turned the invitation down)
@@ -446,3 +447,45 @@ subscriptions = Table(
     # none | from | to | both, seen from the XMPP person
     Column("state", Text, nullable=False),
 )
+
+chats = Table(
+    "chats",
+    METADATA,
+    Column("adapter", Text, primary_key=True),
+    Column("chat", Text, primary_key=True),
+    # How its occupants are known, chosen at first sight: address | occupant-id | nickname
+    Column("identity", Text),
+    # The newest message that we have stored, by the chat's own ID and by its time: a catch-up goes
+    # on from there.
+    Column("archive_id", Text),
+    Column("archive_ms", BigInteger),
+)
+"""Foreign chats that we visit."""
+
+guests = Table(
+    "guests",
+    METADATA,
+    Column("adapter", Text, primary_key=True),
+    Column("chat", Text, primary_key=True),
+    # Of any server; our bot where it relays.
+    Column("user_id", Text, primary_key=True),
+    # The nickname last held in the chat.
+    Column("nickname", Text, nullable=False),
+    Column("entered_ms", BigInteger, nullable=False),
+)
+"""Our people inside foreign chats: who is to be in, connected or not."""
+
+occupants = Table(
+    "occupants",
+    METADATA,
+    Column("adapter", Text, primary_key=True),
+    Column("chat", Text, primary_key=True),
+    Column("address", Text, primary_key=True),
+    Column("nickname", Text, nullable=False),
+    # Their ghost is in the chat's room because they are in the chat.
+    Column("joined", Boolean, nullable=False),
+    # Since when they are not in the chat any more; NULL while they are.
+    Column("absent_ms", BigInteger),
+    Index(None, "absent_ms"),
+)
+"""Their people in foreign chats that we visit, as far as Matrix has been told of them."""

@@ -44,6 +44,16 @@ class XmppLimits(BaseModel):
     reconnect_max_s: PositiveSeconds = 30
     refused_retry_s: PositiveSeconds = 60
     """How often a refused secret is tried again."""
+    describe_timeout_s: PositiveSeconds = 8
+    """How long a foreign room may take to describe itself: homeservers give up after about 10 s."""
+    guest_timeout_s: PositiveSeconds = 30
+    """How long a foreign room may take to let somebody in, and to show what was posted there."""
+    guests: Annotated[int, Field(ge=0)] = 100
+    """Matrix people in one foreign room with a nickname of their own; the others share one."""
+    guest_joins_per_s: PositiveSeconds = 20
+    """How fast they come back into foreign rooms after a reconnect."""
+    catchup_messages: Annotated[int, Field(ge=0)] = 5000
+    """Messages of the past that are fetched from a foreign room's archive after an absence."""
     session_pings_per_s: PositiveSeconds = 20
     """How fast remembered sessions are checked after a reconnect."""
     session_ping_timeout_s: PositiveSeconds = 30

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge.backends.native.direct import DirectRooms
-from bridge.backends.native.values import RoomPower, to_member, to_room_event, to_room_info
+from bridge.backends.native.values import (
+    RoomPower,
+    to_member,
+    to_room_event,
+    to_room_info,
+    to_state_entry,
+)
 from bridge.clock import Clock
 from bridge.engine.state import MEMBER
 from bridge.engine.versions import get_version
@@ -21,7 +27,7 @@ from bridge.ids import (
     UserId,
     server_of,
 )
-from bridge.ports.matrix import Member, Power, Profile, RoomEvent, RoomInfo
+from bridge.ports.matrix import Member, Power, Profile, RoomEvent, RoomInfo, StateEntry
 from bridge.rooms.assembly import Rooms, new_trace
 from bridge.rooms.create import member_content
 from bridge.rooms.network import Peers, UserProfile
@@ -122,6 +128,7 @@ class NativeBackend:
         txn: str,
         trace: TraceId,
         state_key: str | None = None,
+        at_ms: int | None = None,
     ) -> EventId:
         return await self._rooms.sender.send(
             room_id=room_id,
@@ -131,6 +138,7 @@ class NativeBackend:
             state_key=state_key,
             transaction_id=txn,
             trace_id=trace,
+            at_ms=at_ms,
         )
 
     async def redact(
@@ -201,6 +209,9 @@ class NativeBackend:
 
     async def room(self, room_id: RoomId) -> RoomInfo:
         return to_room_info(await self._rooms.queries.summary(room_id))
+
+    async def state(self, room_id: RoomId, type: str) -> Sequence[StateEntry]:
+        return [to_state_entry(pdu) for pdu in await self._rooms.queries.state(room_id, type)]
 
     async def power(self, room_id: RoomId) -> Power:
         return RoomPower(await self._rooms.queries.power(room_id))

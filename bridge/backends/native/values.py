@@ -7,7 +7,7 @@ import math
 from bridge.engine.pdu import Pdu
 from bridge.engine.power import INFINITE, PowerLevels
 from bridge.ids import RoomAlias, RoomId, ServerName, TraceId, UserId
-from bridge.ports.matrix import Member, RoomEvent, RoomInfo
+from bridge.ports.matrix import Member, RoomEvent, RoomInfo, StateEntry
 from bridge.rooms.query import RoomSummary, TimelineEvent
 
 _NAMED = ("ban", "kick", "invite", "redact")
@@ -64,6 +64,10 @@ def to_member(pdu: Pdu) -> Member:
         displayname=_text(pdu, "displayname"),
         avatar_url=_text(pdu, "avatar_url"),
     )
+
+
+def to_state_entry(pdu: Pdu) -> StateEntry:
+    return StateEntry(state_key=pdu.state_key or "", sender=pdu.sender, content=pdu.content)
 
 
 class RoomPower:
