@@ -36,6 +36,7 @@ async def test_twenty_rounds_of_kill_9_lose_double_and_disorder_nothing(
         juliet=juliet,
         alias="garden",
         server_name=synapse.server_name,
+        muc=f"coven@{prosody_pair[0].muc_domain}",
     )
     seed = int(os.environ.get("ISTHMUS_CHAOS_SEED", SystemRandom().randrange(10**9)))
     await play_rounds(

@@ -51,6 +51,7 @@ async def traffic(
         juliet=juliet,
         alias=f"garden-{name}",
         server_name=synapse.server_name,
+        muc=f"coven-{name}@{prosody_pair[0].muc_domain}",
     )
 
 
@@ -282,9 +283,10 @@ async def test_prosody_restarts_in_the_middle_of_traffic(
         await prosody_pair[0].restart()
         await juliet.login()
         await gateway.wait_until_ready()
-        await juliet.enter(traffic.chats[1].address, "Juliet", history=100)
+        for chat in traffic.chats[1:]:
+            await juliet.enter(chat.address, "Juliet", history=100)
 
-    await one.write(80, pause_s=0.15, others=[restart()])
+    await one.write(90, pause_s=0.15, others=[restart()])
     await one.until_quiet()
     print(one.summary())
     assert not one.findings(was_offline=True)

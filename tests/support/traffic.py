@@ -1,6 +1,7 @@
 """Numbered messages between a person on XMPP and a person on Matrix, and the reckoning afterwards.
 
-Two chats at once: a direct one, and a room that the gateway serves. What is promised, and checked:
+Several chats at once: a direct one, a room that the gateway serves and, if asked for, a foreign
+MUC that it visits. What is promised, and checked:
 
 * no acknowledged message is lost. Acknowledged means: written on XMPP to a person, the receipt
   (XEP-0184); written on XMPP in a room, the reflection with its stanza-id; written on Matrix, the
@@ -9,7 +10,9 @@ Two chats at once: a direct one, and a room that the gateway serves. What is pro
   event; two ids for one text are a double;
 * order is kept. A message that was sent again may stand at either place, so an order is right if
   each arrival can be given one of its transmissions such that these ascend;
-* what came back as an error, and was not sent again, did not arrive.
+* what came back as an error, and was not sent again, did not arrive;
+* nobody comes or goes in the foreign MUC's room because we died. What is said in that MUC was
+  acknowledged by the MUC itself: all of it must come, from its archive if need be.
 
 Half of what is written on XMPP is sent again, with the same id and origin-id, while it is not
 acknowledged; the other half never is, so it may be missing, but only without a receipt.
@@ -28,6 +31,7 @@ from random import Random
 from bridge.demo.people import MatrixPerson, NotSeen, Stanza, XmppPerson
 from bridge.demo.people.stanza import RECEIPTS, STANZA_ID, client_tag
 from bridge.errors import IsthmusError, Unavailable
+from bridge.identity import localparts
 from tests.support.gateway import Gateway
 
 RESEND_AFTER_S = 6.0
@@ -59,7 +63,8 @@ class Chat:
 
 
 class Traffic:
-    """`alice` on Matrix and `juliet` on XMPP. One round at a time."""
+    """`alice` on Matrix and `juliet` on XMPP. One round at a time. `muc`: the foreign chat and its
+    room, in which both are."""
 
     def __init__(
         self,
@@ -70,11 +75,12 @@ class Traffic:
         direct_room: str,
         room_id: str,
         room_address: str,
+        muc: tuple[str, str] | None = None,
     ) -> None:
         self.gateway = gateway
         self.alice = alice
         self.juliet = juliet
-        self.chats = (
+        self.chats: tuple[Chat, ...] = (
             Chat(
                 name="direct",
                 room_id=direct_room,
@@ -83,6 +89,9 @@ class Traffic:
             ),
             Chat(name="room", room_id=room_id, address=room_address, is_room=True),
         )
+        if muc is not None:
+            chat, portal = muc
+            self.chats += (Chat(name="muc", room_id=portal, address=chat, is_room=True),)
 
     def begin(self, label: str, *, random: Random) -> Round:
         """A round is numbered by its label; everything of it is found by that."""
@@ -90,9 +99,16 @@ class Traffic:
 
 
 async def make_traffic(
-    *, gateway: Gateway, alice: MatrixPerson, juliet: XmppPerson, alias: str, server_name: str
+    *,
+    gateway: Gateway,
+    alice: MatrixPerson,
+    juliet: XmppPerson,
+    alias: str,
+    server_name: str,
+    muc: str | None = None,
 ) -> Traffic:
-    """Both chats opened: alice's direct chat with juliet's ghost, and a room that juliet enters."""
+    """The chats opened: alice's direct chat with juliet's ghost, a room that juliet enters, and a
+    foreign MUC that both enter."""
     ghost = gateway.ghost(juliet.address)
     direct_room = await alice.create_direct(ghost)
     await alice.see_membership(direct_room, ghost, "join", timeout_s=30)
@@ -107,7 +123,19 @@ async def make_traffic(
         direct_room=direct_room,
         room_id=room_id,
         room_address=room_address,
+        muc=None if muc is None else (muc, await _meet(gateway, alice, juliet, muc)),
     )
+
+
+async def _meet(gateway: Gateway, alice: MatrixPerson, juliet: XmppPerson, muc: str) -> str:
+    """Both in the MUC, each seen by the other; the room of the MUC."""
+    await juliet.enter(muc, "Juliet", timeout_s=30)
+    portal = await alice.join(localparts.alias_for(muc, gateway.server_name))
+    await alice.say(portal, "here I am")
+    await juliet.hear("here I am", sender=muc, timeout_s=30)
+    juliet.say_in(muc, "so am I")
+    await alice.hear("so am I", room=portal, timeout_s=30)
+    return portal
 
 
 class Round:
@@ -132,7 +160,7 @@ class Round:
     async def write(
         self, count: int, *, pause_s: float, others: Sequence[Awaitable[None]] = ()
     ) -> None:
-        """`count` messages each way, half of them in each chat, at about this pace per chat.
+        """`count` messages each way, as many in each chat, at about this pace per chat.
 
         `others` run beside it, and are waited for.
         """
@@ -142,9 +170,10 @@ class Round:
             async with asyncio.TaskGroup() as writers:
                 for other in others:
                     writers.create_task(_as_coroutine(other))
+                each = count // len(self._traffic.chats)
                 for chat in self._traffic.chats:
-                    writers.create_task(self.write_xmpp(chat, count // 2, pause_s=pause_s))
-                    writers.create_task(self.write_matrix(chat, count // 2, pause_s=pause_s))
+                    writers.create_task(self.write_xmpp(chat, each, pause_s=pause_s))
+                    writers.create_task(self.write_matrix(chat, each, pause_s=pause_s))
             looking.cancel()
 
     async def _watch(self) -> None:
@@ -159,7 +188,8 @@ class Round:
                 number=number,
                 body=f"{self._label} {chat.name} from xmpp {number}",
                 message_id=f"{self._label}-{chat.name}-{number}",
-                is_repeated=number % 2 == 0,
+                # A foreign MUC knows no doubles: what is sent again there is said again.
+                is_repeated=number % 2 == 0 and chat.name != "muc",
             )
             written.append(message)
             self._transmit(chat, message)
@@ -334,7 +364,18 @@ class Round:
             placed = {body: [number] for number, (body, _) in enumerate(self.said[chat.name])}
             found += _disorder(f"{where} on Matrix", _first_places(seen), sent)
             found += _disorder(f"{where} on XMPP", _first_places(from_matrix), placed)
-        return found
+        return found + self._moves()
+
+    def _moves(self) -> list[str]:
+        """Memberships that changed in the room of the foreign MUC."""
+        rooms = {chat.room_id for chat in self._traffic.chats if chat.name == "muc"}
+        return [
+            f"{self._label} muc: {event.state_key} became {event.content.get('membership')}"
+            for event in self._alice.transcript.since(self._seen_from)
+            if event.section == "timeline"
+            and event.room_id in rooms
+            and event.type == "m.room.member"
+        ]
 
     def unanswered(self) -> set[str]:
         """The ids of what was written on XMPP and neither acknowledged nor refused."""
