@@ -49,10 +49,12 @@ class Reader:
                     "<x xmlns='http://jabber.org/protocol/muc'><history maxstanzas='0'/></x>"
                     "</presence>".encode()
                 )
-                least = number - _AT_ONCE
-                await self._until(lambda least=least: self.inside > least)
-            await self._until(lambda: self.inside >= count)
+                await self._until_inside(number - _AT_ONCE)
+            await self._until_inside(count)
             print("in", flush=True)
+
+    async def _until_inside(self, count: int) -> None:
+        await self._until(lambda: self.inside >= count)
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         async with asyncio.timeout(120):

@@ -177,7 +177,7 @@ async def test_many_guests_in_one_foreign_muc(
                 if number:  # the first round warms up
                     costs.setdefault(name, []).append(rate.cpu_ms)
     finally:
-        reader.kill()
+        await reader.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
     one, many, bare = (statistics.median(costs[name]) for name in ("one guest", "crowd", "reader"))
