@@ -42,7 +42,8 @@ class ArchivedMessage:
     at_ms: int | None
     """None where the stamp cannot be read."""
     element: ET.Element
-    """The stanza as it was sent, in the component's namespace; `from` is the occupant's address."""
+    """The stanza as it would have come live: in the component's namespace, `from` the occupant,
+    `to` who asked. What its author put into it is all in it: what only servers may say, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +66,9 @@ async def read(
 ) -> AsyncIterator[ArchivedMessage]:
     """Group messages from the oldest on: those after `after`, else from `start_ms`, else all.
 
-    At most `limit`; `timeout_s` is for each page. NotFound: the archive knows no `after` any more
-    (it is cleaned up, or the room was made anew). Refused: it is not for us.
+    At most `limit` entries are looked at; `timeout_s` is for each page. NotFound: the
+    archive knows no `after` any more (it was cleaned up, or the room made anew). Refused: it is
+    not for us.
     """
     left = limit
     while left > 0:
@@ -79,9 +81,9 @@ async def read(
             count=min(PAGE, left),
             timeout_s=timeout_s,
         )
+        left -= max(1, len(page.messages))
         for archived in page.messages:
             if _is_group_message(archived.element, chat):
-                left -= 1
                 yield archived
         if page.is_complete or page.last is None or page.last == after:
             return
@@ -122,7 +124,7 @@ async def read_page(
     collected = await questions.collect(
         sender=asker, to=chat, payload=query, results_max=count, timeout_s=timeout_s
     )
-    return _to_page(collected)
+    return _to_page(collected, asker)
 
 
 def stamp_ms(text: str | None) -> int | None:
@@ -155,7 +157,7 @@ def _add_form(query: ET.Element, start_ms: int) -> None:
         add(field, DATA_FORMS, "value", value)
 
 
-def _to_page(collected: Collected) -> Page:
+def _to_page(collected: Collected, asker: Jid) -> Page:
     """Results that were cut off come again with the next page."""
     fin = collected.answer.find(f"{{{MAM}}}fin")
     last = None if fin is None else fin.findtext(f"{{{RSM}}}set/{{{RSM}}}last")
@@ -163,13 +165,13 @@ def _to_page(collected: Collected) -> Page:
     if collected.is_cut or not last:
         last = collected.results[-1].get("id") if collected.results else None
     return Page(
-        messages=tuple(_to_messages(collected.results)),
+        messages=tuple(_to_messages(collected.results, asker)),
         last=last or None,
         is_complete=is_complete and not collected.is_cut,
     )
 
 
-def _to_messages(results: Sequence[ET.Element]) -> Iterator[ArchivedMessage]:
+def _to_messages(results: Sequence[ET.Element], asker: Jid) -> Iterator[ArchivedMessage]:
     for result in results:
         archive_id = result.get("id")
         forwarded = result.find(f"{{{FORWARD}}}forwarded")
@@ -177,12 +179,12 @@ def _to_messages(results: Sequence[ET.Element]) -> Iterator[ArchivedMessage]:
             continue
         stanza = next((child for child in forwarded if child.tag in _STANZAS), None)
         if stanza is not None:
-            yield ArchivedMessage(
-                archive_id=archive_id, at_ms=delay_ms(forwarded), element=_normalised(stanza)
-            )
+            _normalise(stanza)
+            stanza.set("to", str(asker))
+            yield ArchivedMessage(archive_id=archive_id, at_ms=delay_ms(forwarded), element=stanza)
 
 
-def _normalised(stanza: ET.Element) -> ET.Element:
+def _normalise(stanza: ET.Element) -> None:
     """`<body/>` and its like stand in the namespace of the stanza."""
     stanza.tag = _STANZAS[stanza.tag]
     stanza.tail = None
@@ -190,7 +192,6 @@ def _normalised(stanza: ET.Element) -> ET.Element:
         namespace, _, name = child.tag.removeprefix("{").rpartition("}")
         if namespace == CLIENT:
             child.tag = f"{{{COMPONENT}}}{name}"
-    return stanza
 
 
 def _is_group_message(stanza: ET.Element, chat: Jid) -> bool:

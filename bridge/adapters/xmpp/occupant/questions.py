@@ -12,7 +12,7 @@ import asyncio
 import random as random_module
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 from xml.etree import ElementTree as ET
 
 from bridge.adapters.xmpp import inbound, outbound
@@ -30,13 +30,14 @@ _GONE = {
     "gone": "It exists no more",
     "item-not-found": "There is nothing at this address",
 }
-_NOT_NOW = {
+NOT_NOW: Final = {
     "internal-server-error": "Its server has a fault",
     "recipient-unavailable": "It cannot be reached at the moment",
     "remote-server-not-found": "Its server cannot be found",
     "remote-server-timeout": "Its server does not answer",
     "resource-constraint": "Its server is too busy",
 }
+"""Conditions that say nothing about what was asked, but of the way there."""
 _NO = {
     "bad-request": "Its server does not understand the question",
     "conflict": "This is taken already",
@@ -58,7 +59,7 @@ def error_from(xml: ET.Element) -> IsthmusError:
     condition = inbound.condition_of(xml)
     said = xml.findtext(f"{{{COMPONENT}}}error/{{{STANZA_ERRORS}}}text") or ""
     said = " ".join(said.split())[:_TEXT_CHARACTERS]
-    for words, kind in ((_GONE, NotFound), (_NOT_NOW, Unavailable)):
+    for words, kind in ((_GONE, NotFound), (NOT_NOW, Unavailable)):
         if condition in words:
             return kind(_sentence(words[condition], said))
     return Refused(_sentence(_NO.get(condition, f"It refuses: {condition}"), said), rule=condition)

@@ -6,15 +6,16 @@ not exist any more; so the room itself is asked then.
 
 from __future__ import annotations
 
+from xml.etree import ElementTree as ET
+
 from bridge.adapters.xmpp import inbound
 from bridge.adapters.xmpp.jid import Jid
-from bridge.adapters.xmpp.namespaces import DISCO_INFO, PING, element
-from bridge.adapters.xmpp.occupant.questions import Questions
+from bridge.adapters.xmpp.namespaces import COMPONENT, DISCO_INFO, PING, element
+from bridge.adapters.xmpp.occupant.questions import NOT_NOW, Questions
 from bridge.errors import NotFound, Refused, Unavailable
 
 _STILL_IN = frozenset({"feature-not-implemented", "service-unavailable"})
 """The room passed the ping on to a client that knows none. Spec: XEP-0410, 3.2."""
-_NOBODY_KNOWS = frozenset({"remote-server-not-found", "remote-server-timeout"})
 
 
 async def is_in(
@@ -35,9 +36,15 @@ async def is_in(
             return await _exists(questions, session, occupant.bare, timeout_s)
     except Unavailable:
         return None
-    if condition in _NOBODY_KNOWS:
+    if condition in NOT_NOW or _is_passing(answer):
         return None
     return not condition or condition in _STILL_IN
+
+
+def _is_passing(answer: ET.Element) -> bool:
+    """A component that is away is `service-unavailable`, too, for some servers: type `wait`."""
+    error = answer.find(f"{{{COMPONENT}}}error")
+    return error is not None and error.get("type") == "wait"
 
 
 async def _exists(questions: Questions, session: Jid, chat: Jid, timeout_s: float) -> bool:
