@@ -6,11 +6,12 @@ import asyncio
 import hashlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bridge.demo.people import NotSeen
+from bridge.demo.people import Muc, NotSeen
 from bridge.demo.servers import (
     CertificateAuthority,
     Child,
@@ -20,6 +21,7 @@ from bridge.demo.servers import (
     Relay,
     ServerFailed,
     Synapse,
+    XmppServer,
     check_ports,
     who_listens,
 )
@@ -29,6 +31,7 @@ from tests.support.servers import (
     COMPONENT_SECRET,
     MakeMatrixPerson,
     MakeXmppPerson,
+    make_ejabberd,
     make_prosody,
     prosody_pair_running,
 )
@@ -105,14 +108,15 @@ async def test_waiting_in_vain_shows_what_came_instead(
 
 
 async def test_a_component_shakes_hands_and_odd_nicknames_are_seen_raw(
-    prosody: Prosody, xmpp_person: MakeXmppPerson
+    xmpp_server: XmppServer, xmpp_person: MakeXmppPerson
 ) -> None:
-    alice = await xmpp_person(prosody, "alice")
+    alice = await xmpp_person(xmpp_server, "alice")
+    component = next(iter(xmpp_server.components))
     async with asyncio.timeout(10):
-        reader, writer = await asyncio.open_connection("127.0.0.1", prosody.ports.component)
+        reader, writer = await asyncio.open_connection("127.0.0.1", xmpp_server.ports.component)
         writer.write(
-            b"<stream:stream xmlns='jabber:component:accept' to='gw.a.test'"
-            b" xmlns:stream='http://etherx.jabber.org/streams'>"
+            f"<stream:stream xmlns='jabber:component:accept' to='{component}'"
+            " xmlns:stream='http://etherx.jabber.org/streams'>".encode()
         )
         await reader.readuntil(b"?>")
         header = (await reader.readuntil(b">")).decode()
@@ -120,16 +124,79 @@ async def test_a_component_shakes_hands_and_odd_nicknames_are_seen_raw(
         proof = hashlib.sha1((stream_id + COMPONENT_SECRET).encode()).hexdigest()
         writer.write(f"<handshake>{proof}</handshake>".encode())
         await reader.readuntil(b"<handshake/>")
-        alice.say("any%where@gw.a.test", "to the component")
+        alice.say(f"any%where@{component}", "to the component")
         message = await reader.readuntil(b"</message>")
         assert b"to the component" in message
-        sender = "tea@gw.a.test/🦊 fox"
-        answer = f"<message from='{sender}' to='alice@a.test'><body>got it</body></message>"
+        # ejabberd takes no such nickname, from anybody.
+        nickname = "🦊 fox" if isinstance(xmpp_server, Prosody) else "fox"
+        sender = f"tea@{component}/{nickname}"
+        answer = f"<message from='{sender}' to='{alice.address}'><body>got it</body></message>"
         writer.write(answer.encode())
-        heard = await alice.hear("got it", sender="tea@gw.a.test")
+        heard = await alice.hear("got it", sender=f"tea@{component}")
         assert heard.sender == sender
         writer.close()
         await writer.wait_closed()
+
+
+async def test_a_room_is_set_up_moderated_and_read_back(
+    xmpp_server: XmppServer, xmpp_person: MakeXmppPerson
+) -> None:
+    room = f"coven@{xmpp_server.muc_domain}"
+    romeo = await xmpp_person(xmpp_server, "romeo")
+    puck = await xmpp_person(xmpp_server, "puck")
+    owner, guest = Muc(romeo, room), Muc(puck, room)
+    await owner.enter("Romeo")
+    await guest.enter("Puck")
+    assert guest.occupants()["Romeo"].address is None
+    assert guest.occupants()["Romeo"].affiliation == "owner"
+    await owner.see_arrive("Puck")
+    assert (owner.occupants()["Puck"].address or "").startswith("puck@")
+    with pytest.raises(Refused):
+        await guest.kick("Romeo")
+    guest.say("one")
+    await guest.rename("Robin")
+    gone = await owner.see_go("Puck")
+    assert 303 in gone.statuses
+    guest.say("two")
+    await romeo.hear("two", sender=room)
+    archived = [(message.nickname, message.body) for message in await owner.archive()]
+    assert archived == [("Puck", "one"), ("Robin", "two")]
+    await owner.affiliate(puck.address, "member")
+    await owner.kick("Robin", "too loud")
+    gone = await guest.see_go("Robin")
+    assert {110, 307} <= gone.statuses
+    assert gone.reason == "too loud"
+    await owner.show_addresses()
+    await guest.enter("Puck")
+    assert (guest.occupants()["Romeo"].address or "").startswith("romeo@")
+    assert guest.occupants()["Puck"].affiliation == "member"
+    await owner.ban(puck.address, "for good")
+    assert 301 in (await guest.see_go("Puck")).statuses
+
+
+@pytest.mark.parametrize("make", [make_prosody, make_ejabberd])
+async def test_a_room_outlives_a_restart_of_its_server_and_may_show_addresses(
+    make: Callable[..., XmppServer], xmpp_person: MakeXmppPerson
+) -> None:
+    async with make(shows_addresses=True) as server:
+        room = f"coven@{server.muc_domain}"
+        romeo = await xmpp_person(server, "romeo")
+        puck = await xmpp_person(server, "puck")
+        owner, guest = Muc(romeo, room), Muc(puck, room)
+        await owner.enter("Romeo")
+        owner.set_subject("toil and trouble")
+        said = owner.say("before")
+        await romeo.reflection(said)
+        await server.restart()
+        await romeo.login()
+        await puck.login()
+        entry = await guest.enter("Puck")
+        assert entry.subject.subject == "toil and trouble"
+        assert [message.body for message in await guest.archive()] == ["before"]
+        entry = await owner.enter("Romeo")
+        assert entry.self_presence.item["affiliation"] == "owner"
+        await guest.see_arrive("Romeo")
+        assert (guest.occupants()["Romeo"].address or "").startswith("romeo@")
 
 
 async def test_prosody_keeps_accounts_over_a_restart_and_a_kill(

@@ -1,4 +1,4 @@
-"""A whole Isthmus beside a Prosody: its own folder, configuration, process and database.
+"""A whole Isthmus beside an XMPP server: its own folder, configuration, process and database.
 
 The configuration is what `isthmus init` writes, with settings of the test put over it. The
 database is read beside the running process, read-only, to see what is truly stored.
@@ -22,7 +22,7 @@ import yaml
 
 from bridge.adapters.xmpp.addresses import AddressBook, MatrixId
 from bridge.cli import init
-from bridge.demo.servers import CertificateAuthority, Isthmus, Prosody, free_port
+from bridge.demo.servers import CertificateAuthority, Isthmus, Prosody, XmppServer, free_port
 from bridge.demo.servers.process import make_folder
 from bridge.engine.hashes import check_content_hash, event_id_of
 from bridge.engine.keys import SigningKey
@@ -66,7 +66,7 @@ class StoredEvent:
 class Gateway(Isthmus):
     """`settings` are put over what `isthmus init` wrote, section by section.
 
-    The component is the Prosody's first one; `component` names another. Its folder goes when it
+    The component is the server's first one; `component` names another. Its folder goes when it
     is closed.
     """
 
@@ -74,7 +74,7 @@ class Gateway(Isthmus):
 
     def __init__(
         self,
-        prosody: Prosody,
+        server: XmppServer,
         authority: CertificateAuthority,
         *,
         component: str | None = None,
@@ -84,7 +84,7 @@ class Gateway(Isthmus):
         folder = make_folder("gateway")
         self.port = free_port()
         self.server_name = ServerName(f"localhost:{self.port}")
-        self.component = component if component is not None else next(iter(prosody.components))
+        self.component = component if component is not None else next(iter(server.components))
         health_port = free_port()
         certificate = authority.issue(label=f"gateway-{self.port}")
         config = init.write(
@@ -92,7 +92,7 @@ class Gateway(Isthmus):
                 folder=folder,
                 server_name=self.server_name,
                 xmpp_domain=self.component,
-                xmpp_port=prosody.ports.component,
+                xmpp_port=server.ports.component,
                 listen_port=self.port,
                 health_port=health_port,
                 certificate=certificate.chain,
@@ -111,7 +111,7 @@ class Gateway(Isthmus):
                 },
                 "delivery": {"retry_max_s": 5},
                 "log": {"level": "debug"},
-                "xmpp": {"secret": prosody.components.get(self.component, "no such component")},
+                "xmpp": {"secret": server.components.get(self.component, "no such component")},
             }
         )
         self.change_settings(settings or {})

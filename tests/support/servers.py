@@ -16,9 +16,11 @@ import pytest_asyncio
 from bridge.demo.people import MatrixPerson, XmppPerson
 from bridge.demo.servers import (
     CertificateAuthority,
+    Ejabberd,
     PostgreSQL,
     Prosody,
     Synapse,
+    XmppServer,
     free_port,
     living_children,
 )
@@ -67,6 +69,12 @@ def make_prosody(domain: str = "a.test", **more: Any) -> Prosody:
     return Prosody(domain, **more)
 
 
+def make_ejabberd(domain: str = "e.test", **more: Any) -> Ejabberd:
+    """An ejabberd with the component `gw.DOMAIN`, not started."""
+    more.setdefault("components", {f"gw.{domain}": COMPONENT_SECRET})
+    return Ejabberd(domain, **more)
+
+
 @contextlib.asynccontextmanager
 async def prosody_pair_running(
     federation: Federation, authority: CertificateAuthority
@@ -84,6 +92,21 @@ async def prosody_pair_running(
 async def prosody() -> AsyncIterator[Prosody]:
     """One Prosody for `a.test`, without federation."""
     async with make_prosody() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ejabberd() -> AsyncIterator[Ejabberd]:
+    """One ejabberd for `e.test`."""
+    async with make_ejabberd() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["prosody", "ejabberd"])
+async def xmpp_server(request: pytest.FixtureRequest) -> AsyncIterator[XmppServer]:
+    """Whatever holds for one kind of server holds for the other."""
+    server: XmppServer = make_prosody() if request.param == "prosody" else make_ejabberd()
+    async with server:
         yield server
 
 
@@ -112,7 +135,7 @@ async def other_synapse(certificates: CertificateAuthority) -> AsyncIterator[Syn
 
 class MakeXmppPerson(Protocol):
     async def __call__(
-        self, server: Prosody, name: str, *, port: int | None = None, **more: Any
+        self, server: XmppServer, name: str, *, port: int | None = None, **more: Any
     ) -> XmppPerson: ...
 
 
@@ -126,7 +149,7 @@ async def xmpp_person() -> AsyncIterator[MakeXmppPerson]:
     async with contextlib.AsyncExitStack() as people:
 
         async def make(
-            server: Prosody, name: str, *, port: int | None = None, **more: Any
+            server: XmppServer, name: str, *, port: int | None = None, **more: Any
         ) -> XmppPerson:
             address = await server.register(name, PASSWORD)
             client_port = server.ports.client if port is None else port

@@ -422,6 +422,28 @@ class XmppPerson:
         except KeyError as exc:
             raise Unavailable(f"{self.address} is not in {room}") from exc
 
+    async def change_nickname(self, room: str, nickname: str, *, timeout_s: float = 10.0) -> Stanza:
+        """Our presence under the new one; `Refused` if somebody else has it."""
+        start = self.position
+        asked = self.set_presence(to=f"{room}/{nickname}")
+        seen = await self.wait_for(
+            lambda stanza: (
+                stanza.kind == "presence"
+                and stanza.bare_sender == room
+                and (
+                    (stanza.type == "error" and stanza.id == asked)
+                    or (stanza.type == "" and 110 in stanza.statuses)
+                )
+            ),
+            what=f"our new nickname in {room}",
+            timeout_s=timeout_s,
+            since=start,
+        )
+        if seen.type == "error":
+            raise _refusal(seen)
+        self._nicknames[room] = seen.nickname
+        return seen
+
     async def exit(self, room: str, *, timeout_s: float = 10.0) -> Stanza:
         """Unavailable to the room; the room's own unavailable for us."""
         occupant = f"{room}/{self.nickname_in(room)}"

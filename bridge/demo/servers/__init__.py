@@ -5,6 +5,7 @@ its output in files, and is ended by process ID. None survives the process that 
 """
 
 from bridge.demo.servers.authority import Certificate, CertificateAuthority
+from bridge.demo.servers.ejabberd import Ejabberd, EjabberdPorts
 from bridge.demo.servers.gateway import Isthmus
 from bridge.demo.servers.ports import Listener, check_ports, free_port, free_ports, who_listens
 from bridge.demo.servers.postgresql import PostgreSQL
@@ -13,10 +14,14 @@ from bridge.demo.servers.prosody import Prosody, ProsodyPorts
 from bridge.demo.servers.relay import Relay
 from bridge.demo.servers.synapse import Synapse, find_synapse_python
 
+XmppServer = Prosody | Ejabberd
+
 __all__ = [
     "Certificate",
     "CertificateAuthority",
     "Child",
+    "Ejabberd",
+    "EjabberdPorts",
     "Isthmus",
     "Listener",
     "PostgreSQL",
@@ -26,6 +31,7 @@ __all__ = [
     "Server",
     "ServerFailed",
     "Synapse",
+    "XmppServer",
     "check_ports",
     "find_synapse_python",
     "free_port",

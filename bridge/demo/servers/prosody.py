@@ -100,7 +100,8 @@ class Prosody(Server):
     """`components` maps the domain of an external component (XEP-0114) to its secret.
 
     Besides its virtual host `domain` it has a MUC service `muc.DOMAIN` and, if asked, an upload
-    service `upload.DOMAIN`. `federation` is "off", "dialback" (plain streams without stream
+    service `upload.DOMAIN`. `shows_addresses`: new rooms show everybody's real address to
+    everybody. `federation` is "off", "dialback" (plain streams without stream
     management) or "cert" (TLS with certificates of `authority`, and stream management). The
     extra texts are put into the global and the host section of its configuration as they are.
     """
@@ -114,6 +115,7 @@ class Prosody(Server):
         *,
         components: Mapping[str, str] | None = None,
         upload: bool = False,
+        shows_addresses: bool = False,
         federation: Federation = "off",
         authority: CertificateAuthority | None = None,
         ports: ProsodyPorts | None = None,
@@ -131,6 +133,7 @@ class Prosody(Server):
         self.ports = ports if ports is not None else ProsodyPorts.free()
         self.peer_ports: dict[str, int] = {}
         self._upload_domain = f"upload.{domain}" if upload else None
+        self._shows_addresses = shows_addresses
         self._federation = federation
         self._authority = authority
         self._log_level = log_level
@@ -192,6 +195,7 @@ class Prosody(Server):
             "  muc_room_locking = false",
             "  muc_log_by_default = true",
             "  muc_room_default_persistent = true",
+            f"  muc_room_default_public_jids = {str(self._shows_addresses).lower()}",
         ]
         if self._upload_domain is not None:
             lines.append(f'Component {_text(self._upload_domain)} "http_file_share"')
