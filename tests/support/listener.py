@@ -265,6 +265,12 @@ class LeaveOnly:
         leave = CommandInfo(name="leave", usage="leave [room]", summary="Leave", in_room=True)
         return [leave, replace(leave, name="list", summary="My rooms", in_room=False)]
 
+    def commands_of(self, caller: Caller) -> Sequence[CommandInfo]:
+        return self.commands()
+
+    async def greet(self, caller: Caller) -> str:
+        return f"Hello {caller.user_id}, I am the bot."
+
     async def run(self, caller: Caller, line: str) -> str:
         self.called.append((caller, line))
         return "You have left the room."

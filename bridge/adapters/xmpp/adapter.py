@@ -23,8 +23,10 @@ from bridge.adapters.xmpp.addresses import (
     parse_uri,
     to_uri,
 )
+from bridge.adapters.xmpp.commands import AdHoc
 from bridge.adapters.xmpp.config import XmppSettings
 from bridge.adapters.xmpp.connection import Connection, Status
+from bridge.adapters.xmpp.conversions import number_in
 from bridge.adapters.xmpp.direct import Direct
 from bridge.adapters.xmpp.disco import Disco
 from bridge.adapters.xmpp.inbound import Stanza
@@ -36,6 +38,7 @@ from bridge.adapters.xmpp.roomservice.rooms import RoomService
 from bridge.adapters.xmpp.stream import Received
 from bridge.clock import Clock
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
+from bridge.identity.resolver import Resolver
 from bridge.ids import RoomAlias, RoomId, ServerName, TraceId, UserId
 from bridge.ports.chat import (
     BotNotice,
@@ -51,7 +54,7 @@ from bridge.ports.chat import (
     RoomPower,
     RoomSubject,
 )
-from bridge.ports.command import CommandTable
+from bridge.ports.command import Caller, CommandTable
 from bridge.storage.database import Database
 from bridge.telemetry.log import get_logger
 
@@ -112,6 +115,7 @@ class XmppAdapter:
         clock: Clock,
         random: random_module.Random,
         on_status: Callable[[Status], None] = lambda _: None,
+        resolver: Resolver | None = None,
     ) -> None:
         self._settings = settings
         self._limits = settings.limits
@@ -120,6 +124,8 @@ class XmppAdapter:
         self._clock = clock
         self._random = random
         self._book = addresses.book
+        self._commands = commands
+        self._resolver = resolver
         self._connection = Connection(
             settings=settings,
             clock=clock,
@@ -160,7 +166,10 @@ class XmppAdapter:
             listener=listener,
             rooms=self._rooms,
             people=people,
-            table=commands,
+            commands=None
+            if commands is None
+            else AdHoc(table=commands, clock=clock, new_id=self._new_trace),
+            resolver=resolver,
             timeout_s=settings.limits.lookup_timeout_s,
             lookups=settings.limits.joins,
         )
@@ -256,6 +265,11 @@ class XmppAdapter:
     async def _route(self, stanza: Stanza) -> None:
         if stanza.kind == "iq" and stanza.type not in ("get", "set"):
             return  # the answer to a question that we do not ask any more
+        number = number_in(stanza.to.local)
+        if number is not None and self._resolver is not None:
+            found = await self._resolver.resolve_number(number)
+            await self._redirect(stanza, found.address)
+            return
         where = self._book.destination_of(stanza.to)
         if isinstance(where, Moved):
             is_ours = where.to.domain == self._settings.domain
@@ -279,7 +293,20 @@ class XmppAdapter:
             case Person(user_id=user_id):
                 await self._direct.on_presence(stanza, user_id)
             case Bot():
-                await self._direct.on_presence(stanza, self._book.bot_id)
+                if await self._direct.on_presence(stanza, self._book.bot_id):
+                    await self._greet(stanza)
+
+    async def _greet(self, stanza: Stanza) -> None:
+        if self._commands is not None:
+            caller = Caller(user_id=self._book.user_of(stanza.sender).user_id)
+            await self._direct.say_as_bot(stanza, await self._commands.greet(caller))
+
+    async def _redirect(self, stanza: Stanza, address: str | None) -> None:
+        """Somebody wrote to a phone number: never passed on in silence, the address is told."""
+        if address is None:
+            raise NotFound("this number has no address on XMPP")
+        uri = to_uri(Jid.parse(address))
+        await self._refuse(stanza, "redirect", f"The address is {address}", uri=uri)
 
     async def _on_message(self, stanza: Stanza, where: Bot | Person | Room) -> None:
         match where:

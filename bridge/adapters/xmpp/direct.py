@@ -168,9 +168,7 @@ class Direct:
         except TimeoutError:
             await self._refuse(stanza, "remote-server-timeout", "It takes too long.")
             return
-        await self._wire.send(
-            [outbound.notice(sender=stanza.to.bare, to=stanza.sender, text=answer)]
-        )
+        await self.say_as_bot(stanza, answer)
 
     def _may_ask(self, person: Jid) -> bool:
         """Two machines that answer each other come to an end: errors are not answered."""
@@ -220,7 +218,8 @@ class Direct:
 
     # --- presence -------------------------------------------------------------------------------
 
-    async def on_presence(self, stanza: Stanza, user_id: UserId) -> None:
+    async def on_presence(self, stanza: Stanza, user_id: UserId) -> bool:
+        """True: from now on they see a presence that they did not see before."""
         person, ghost = stanza.sender.bare, stanza.to.bare
         match stanza.type:
             case "subscribe":
@@ -229,6 +228,7 @@ class Direct:
                 if before in ("none", "to"):
                     answers.append(_presence(ghost, person, "subscribe"))
                 await self._wire.send(answers)
+                return before in ("none", "from")
             case "unsubscribe":
                 await self._change(person, user_id, _WITHOUT_TO)
                 await self._wire.send(
@@ -247,6 +247,12 @@ class Direct:
                 )
                 type = "" if state in ("to", "both") else "unavailable"
                 await self._wire.send([_presence(ghost, stanza.sender, type)])
+        return False
+
+    async def say_as_bot(self, stanza: Stanza, text: str) -> None:
+        """A line to whoever sent the stanza, from the bot's address that it was sent to."""
+        to = stanza.sender.bare if stanza.kind == "presence" else stanza.sender
+        await self._wire.send([outbound.notice(sender=stanza.to.bare, to=to, text=text)])
 
     async def _change(
         self, person: Jid, user_id: UserId, table: dict[Subscription, Subscription]

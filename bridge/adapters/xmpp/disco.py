@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from bridge import __version__
-from bridge.adapters.xmpp import commands, outbound
+from bridge.adapters.xmpp import outbound
 from bridge.adapters.xmpp.addresses import Bot, Person, Room
+from bridge.adapters.xmpp.commands import AdHoc
 from bridge.adapters.xmpp.inbound import Stanza, payload_of
 from bridge.adapters.xmpp.namespaces import (
     COMMANDS,
     DATA_FORMS,
     DISCO_INFO,
     DISCO_ITEMS,
+    GATEWAY,
     MUC,
     MUC_ROOMINFO,
     MUC_STABLE_ID,
@@ -33,13 +35,15 @@ from bridge.adapters.xmpp.namespaces import (
     VERSION,
     add,
 )
+from bridge.adapters.xmpp.prompt import answer_prompt
 from bridge.adapters.xmpp.roomservice.occupants import People
 from bridge.adapters.xmpp.roomservice.rooms import RoomService
 from bridge.adapters.xmpp.xmltext import xml_text
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
-from bridge.ids import UserId, localpart_of
+from bridge.identity.resolver import Resolver
+from bridge.ids import RoomId, UserId, localpart_of
 from bridge.ports.chat import ChatListener
-from bridge.ports.command import Caller, CommandTable
+from bridge.ports.command import Caller
 from bridge.ports.matrix import RoomInfo
 
 _Identity = tuple[str, str, str]
@@ -54,20 +58,25 @@ class Disco:
         listener: ChatListener,
         rooms: RoomService,
         people: People,
-        table: CommandTable | None,
+        commands: AdHoc | None,
+        resolver: Resolver | None,
         timeout_s: float,
         lookups: int,
     ) -> None:
         self._listener = listener
         self._rooms = rooms
         self._people = people
-        self._table = table
+        self._commands = commands
+        self._resolver = resolver
         self._timeout_s = timeout_s
         self._lookups = lookups
         """How many rooms may be asked for at the same time: each may be a question to a server."""
         self._looking = 0
 
     async def answer(self, request: Stanza, where: Bot | Person | Room) -> ET.Element:
+        if self._commands is not None and isinstance(where, Bot) and _is_command(request):
+            # It has a longer time limit of its own.
+            return await self._commands.execute(request, self._caller(request))
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._answer(request, where)
@@ -84,6 +93,8 @@ class Disco:
         if request.type == "set":
             if payload == (COMMANDS, "command") and isinstance(where, Room):
                 return await self._run_command(request, where)
+            if payload == (GATEWAY, "query"):
+                return await self._answer_prompt(request, where)
             return outbound.error_for(request, "service-unavailable")
         match payload:
             case (namespace, "ping") if namespace == PING:
@@ -92,6 +103,8 @@ class Disco:
                 return await self._info(request, where)
             case (namespace, "query") if namespace == DISCO_ITEMS:
                 return self._items(request, where)
+            case (namespace, "query") if namespace == GATEWAY:
+                return await self._answer_prompt(request, where)
             case (namespace, "query") if namespace == VERSION and isinstance(where, Bot):
                 return _version(request)
             case (namespace, "vCard") if namespace == VCARD and not isinstance(where, Room):
@@ -116,17 +129,15 @@ class Disco:
     async def _info(self, request: Stanza, where: Bot | Person | Room) -> ET.Element:
         query_in = request.find(DISCO_INFO, "query")
         node = "" if query_in is None else query_in.get("node", "")
-        if node and not (node == COMMANDS and isinstance(where, Room) and self._table):
-            return outbound.error_for(request, "item-not-found")
+        if node:
+            if self._commands is None or isinstance(where, Person):
+                return outbound.error_for(request, "item-not-found")
+            return self._commands.describe(
+                request, node, self._caller(request), in_room=isinstance(where, Room)
+            )
         match where:
-            case Bot() if request.to.local:
-                return _info(request, [("client", "bot", "Isthmus")], [DISCO_INFO, PING, VCARD])
             case Bot():
-                return _info(
-                    request,
-                    [("conference", "text", "Matrix rooms"), ("gateway", "matrix", "Isthmus")],
-                    [DISCO_INFO, DISCO_ITEMS, MUC, PING, VERSION, VCARD],
-                )
+                return self._own_info(request)
             case Person():
                 return _info(
                     request,
@@ -135,6 +146,21 @@ class Disco:
                 )
             case Room():
                 return await self._room_info(request, where)
+
+    def _own_info(self, request: Stanza) -> ET.Element:
+        features = [DISCO_INFO, DISCO_ITEMS, PING, VERSION, VCARD]
+        if self._commands is not None:
+            features.append(COMMANDS)
+        if request.to.local:
+            return _info(request, [("client", "bot", "Isthmus")], features)
+        features.append(MUC)
+        if self._resolver is not None:
+            features.append(GATEWAY)
+        return _info(
+            request,
+            [("conference", "text", "Matrix rooms"), ("gateway", "matrix", "Isthmus")],
+            features,
+        )
 
     async def _room_info(self, request: Stanza, where: Room) -> ET.Element:
         if self._looking >= self._lookups:
@@ -149,7 +175,7 @@ class Disco:
         finally:
             self._looking -= 1
         features = [DISCO_INFO, DISCO_ITEMS, MUC, *_room_features(info)]
-        if self._table is not None:
+        if self._commands is not None:
             features.append(COMMANDS)
         name = (info.name if info is not None else None) or str(where.room)
         answer = _info(request, [("conference", "text", name)], features)
@@ -160,8 +186,10 @@ class Disco:
     def _items(self, request: Stanza, where: Bot | Person | Room) -> ET.Element:
         query_in = request.find(DISCO_ITEMS, "query")
         node = "" if query_in is None else query_in.get("node", "")
-        if node == COMMANDS and isinstance(where, Room) and self._table is not None:
-            return commands.listing(request, commands.of_room(self._table))
+        if node == COMMANDS and self._commands is not None and not isinstance(where, Person):
+            return self._commands.listing(
+                request, self._caller(request), in_room=isinstance(where, Room)
+            )
         if node:
             return outbound.error_for(request, "item-not-found")
         answer = outbound.result_of(request)
@@ -171,7 +199,7 @@ class Disco:
     # --- the rest -------------------------------------------------------------------------------
 
     async def _run_command(self, request: Stanza, where: Room) -> ET.Element:
-        if self._table is None:
+        if self._commands is None:
             return outbound.error_for(request, "service-unavailable")
         room_id = self._rooms.room_of(request.sender, request.to.bare)
         if room_id is None:
@@ -181,8 +209,15 @@ class Disco:
                 return outbound.error_for(request, "item-not-found", exc.reason)
             except Unavailable as exc:
                 return outbound.error_for(request, "remote-server-timeout", exc.reason)
-        caller = Caller(user_id=self._people.user_of(request.sender), room_id=room_id)
-        return await commands.execute(request, self._table, caller, session=request.id)
+        return await self._commands.execute(request, self._caller(request, room_id))
+
+    def _caller(self, request: Stanza, room_id: RoomId | None = None) -> Caller:
+        return Caller(user_id=self._people.user_of(request.sender), room_id=room_id)
+
+    async def _answer_prompt(self, request: Stanza, where: Bot | Person | Room) -> ET.Element:
+        if self._resolver is None or not isinstance(where, Bot) or request.to.local:
+            return outbound.error_for(request, "service-unavailable")
+        return await answer_prompt(request, self._resolver)
 
     async def _card(self, request: Stanza, where: Bot | Person) -> ET.Element:
         answer = outbound.result_of(request)
@@ -198,6 +233,10 @@ class Disco:
     async def _names(self, user_id: UserId) -> tuple[str, str]:
         localpart = localpart_of(user_id)
         return await self._listener.find_member_name(user_id) or localpart, localpart
+
+
+def _is_command(request: Stanza) -> bool:
+    return request.type == "set" and len(request.xml) == 1 and request.has(COMMANDS, "command")
 
 
 def _info(request: Stanza, identities: Sequence[_Identity], features: Sequence[str]) -> ET.Element:

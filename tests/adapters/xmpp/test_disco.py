@@ -57,7 +57,13 @@ async def test_only_so_many_rooms_are_asked_for_at_the_same_time(
         spawn=refuse_job,
     )
     disco = Disco(
-        listener=listener, rooms=rooms, people=people, table=None, timeout_s=10, lookups=1
+        listener=listener,
+        rooms=rooms,
+        people=people,
+        commands=None,
+        resolver=None,
+        timeout_s=10,
+        lookups=1,
     )
     answers: list[str] = []
 
