@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -24,15 +25,11 @@ from bridge.adapters.xmpp.occupant.describe import describe
 from bridge.adapters.xmpp.occupant.questions import Questions
 from bridge.adapters.xmpp.occupant.selfping import is_in
 from bridge.clock import SystemClock
-from bridge.demo.servers import Prosody
+from bridge.demo.servers import Prosody, XmppServer
 from bridge.errors import NotFound, Refused
+from bridge.ports.chat import ChatInfo
 from tests.support.servers import COMPONENT_SECRET
 
-DOMAIN = "gw.a.test"
-ALICE = Jid.parse(f"alice%m.example@{DOMAIN}/x")
-BOB = Jid.parse(f"bob%m.example@{DOMAIN}/x")
-BOT = Jid.parse(f"isthmus@{DOMAIN}")
-CHAT = Jid.parse("garden@muc.a.test")
 WAIT_S = 5.0
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
@@ -42,10 +39,18 @@ pytestmark = pytest.mark.asyncio(loop_scope="function")
 class Component:
     """A connection whose stanzas pass our questions first; the rest is kept."""
 
+    server: XmppServer
     connection: Connection
     questions: Questions
     seen: list[ET.Element] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def chat(self) -> Jid:
+        return Jid.parse(f"garden@{self.server.muc_domain}")
+
+    def guest(self, name: str) -> Jid:
+        return Jid.parse(f"{name}%m.example@gw.{self.server.domain}/x")
 
     async def read(self) -> None:
         while True:
@@ -66,28 +71,34 @@ class Component:
                 await self.news.wait()
 
     async def enter(self, who: Jid, nickname: str) -> None:
-        presence = outbound.stanza("presence", sender=who, to=CHAT.with_resource(nickname))
+        presence = outbound.stanza("presence", sender=who, to=self.chat.with_resource(nickname))
         add(add(presence, MUC, "x"), MUC, "history").set("maxstanzas", "0")
         await self.connection.send([presence])
-        await self.wait_for("presence", f"{CHAT}/{nickname}", who)
+        await self.wait_for("presence", f"{self.chat}/{nickname}", who)
 
     async def say(self, who: Jid, nickname: str, text: str) -> None:
-        message = outbound.stanza("message", sender=who, to=CHAT, type="groupchat", id=text)
+        message = outbound.stanza("message", sender=who, to=self.chat, type="groupchat", id=text)
         add(message, "jabber:component:accept", "body", text)
         await self.connection.send([message])
-        await self.wait_for("message", f"{CHAT}/{nickname}", who)
+        await self.wait_for("message", f"{self.chat}/{nickname}", who)
 
 
 @pytest_asyncio.fixture
-async def component(prosody: Prosody) -> AsyncIterator[Component]:
+async def component(xmpp_server: XmppServer) -> AsyncIterator[Component]:
     connection = Connection(
         settings=XmppSettings(
-            domain=DOMAIN, secret=SecretStr(COMPONENT_SECRET), port=prosody.ports.component
+            domain=f"gw.{xmpp_server.domain}",
+            secret=SecretStr(COMPONENT_SECRET),
+            port=xmpp_server.ports.component,
         ),
         clock=SystemClock(),
         random=random.Random(),
     )
-    component = Component(connection, Questions(wire=connection, random=random.Random()))
+    component = Component(
+        server=xmpp_server,
+        connection=connection,
+        questions=Questions(wire=connection, random=random.Random()),
+    )
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(connection.run()), loop.create_task(component.read())]
     async with asyncio.timeout(WAIT_S):
@@ -99,82 +110,69 @@ async def component(prosody: Prosody) -> AsyncIterator[Component]:
             await task
 
 
-async def test_a_room_is_described_read_and_pinged(component: Component) -> None:
-    questions = component.questions
+async def described(component: Component, chat: Jid) -> ChatInfo:
+    bot = Jid.parse(f"isthmus@gw.{component.server.domain}")
+    return await describe(component.questions, asker=bot, chat=chat, timeout_s=WAIT_S)
 
-    for nothing in (CHAT, Jid.parse("alice@a.test"), Jid.parse("garden@a.test")):
-        with pytest.raises(NotFound):
-            await describe(questions, asker=BOT, chat=nothing, timeout_s=WAIT_S)
-    # Asking twice shows that the first question made no room.
-    with pytest.raises(NotFound):
-        await describe(questions, asker=BOT, chat=CHAT, timeout_s=WAIT_S)
-    alice_in = CHAT.with_resource("Alice")
-    assert await is_in(questions, session=ALICE, occupant=alice_in, timeout_s=WAIT_S) is False
 
-    await component.enter(ALICE, "Alice")
-    info = await describe(questions, asker=BOT, chat=CHAT, timeout_s=WAIT_S)
-    assert (info.chat, info.is_open, info.shows_addresses) == (str(CHAT), True, False)
-    assert (info.has_occupant_ids, info.has_archive) == (True, True)
-    assert await is_in(questions, session=ALICE, occupant=alice_in, timeout_s=WAIT_S) is True
-    bob_in = CHAT.with_resource("Bob")
-    assert await is_in(questions, session=BOB, occupant=bob_in, timeout_s=WAIT_S) is False
+async def pinged(component: Component, session: Jid, nickname: str) -> bool | None:
+    occupant = component.chat.with_resource(nickname)
+    return await is_in(component.questions, session=session, occupant=occupant, timeout_s=WAIT_S)
 
-    owners = await affiliated(
-        questions, asker=ALICE, chat=CHAT, affiliation="owner", timeout_s=WAIT_S
+
+async def read_all(component: Component, **where: Any) -> list[archive.ArchivedMessage]:
+    reading = archive.read(
+        component.questions,
+        asker=component.guest("alice"),
+        chat=component.chat,
+        limit=500,
+        timeout_s=WAIT_S,
+        **where,
     )
-    assert owners == [ALICE.bare]
+    return [entry async for entry in reading]
+
+
+async def test_a_room_is_described_pinged_and_read(component: Component) -> None:
+    server, chat = component.server, component.chat
+    alice, bob = component.guest("alice"), component.guest("bob")
+
+    # Asking twice shows that the first question made no room.
+    for nothing in (f"{chat}", f"{chat}", f"nobody@{server.domain}", server.domain):
+        with pytest.raises(NotFound):
+            await described(component, Jid.parse(nothing))
+    assert await pinged(component, alice, "Alice") is False
+
+    await component.enter(alice, "Alice")
+    info = await described(component, chat)
+    assert (info.chat, info.is_open, info.shows_addresses) == (str(chat), True, False)
+    assert (info.has_occupant_ids, info.has_archive) == (isinstance(server, Prosody), True)
+    assert await pinged(component, alice, "Alice") is True
+    assert await pinged(component, alice, "Alicia") is True  # in, by another name
+    assert await pinged(component, bob, "Bob") is False
+
+    questions = component.questions
+    owners = await affiliated(
+        questions, asker=alice, chat=chat, affiliation="owner", timeout_s=WAIT_S
+    )
+    assert owners == [alice.bare]
     with pytest.raises(Refused) as refused:
-        await affiliated(questions, asker=BOB, chat=CHAT, affiliation="owner", timeout_s=WAIT_S)
+        await affiliated(questions, asker=bob, chat=chat, affiliation="owner", timeout_s=WAIT_S)
     assert refused.value.rule == "forbidden"
 
     texts = [f"line {number}" for number in range(archive.PAGE + 10)]
     for text in texts:
-        await component.say(ALICE, "Alice", text)
-    entries = [
-        entry
-        async for entry in archive.read(
-            questions,
-            asker=ALICE,
-            chat=CHAT,
-            after=None,
-            start_ms=0,
-            limit=500,
-            timeout_s=WAIT_S,
-        )
-    ]
-    bodies = []
-    for entry in entries:
-        message = inbound.to_message(inbound.read_stanza(entry.element))
-        if message is not None:
-            bodies.append(message.text)
-    assert bodies == texts
+        await component.say(alice, "Alice", text)
+    entries = await read_all(component, after=None, start_ms=0)
+    said = [inbound.to_message(inbound.read_stanza(entry.element)) for entry in entries]
+    assert [message.text for message in said if message is not None] == texts
     now_ms = SystemClock().now_ms()
     assert all(e.at_ms is not None and abs(now_ms - e.at_ms) < 60_000 for e in entries)
 
-    newest = await archive.newest(questions, asker=ALICE, chat=CHAT, timeout_s=WAIT_S)
+    newest = await archive.newest(questions, asker=alice, chat=chat, timeout_s=WAIT_S)
     assert newest is not None
     assert newest.archive_id == entries[-1].archive_id
-    after = [
-        entry.archive_id
-        async for entry in archive.read(
-            questions,
-            asker=ALICE,
-            chat=CHAT,
-            after=entries[-3].archive_id,
-            start_ms=None,
-            limit=500,
-            timeout_s=WAIT_S,
-        )
-    ]
-    assert after == [entry.archive_id for entry in entries[-2:]]
+    after = await read_all(component, after=entries[-3].archive_id, start_ms=now_ms)
+    assert [e.archive_id for e in after] == [e.archive_id for e in entries[-2:]]
+    # ejabberd begins anew for an ID that it does not know; the time tells.
     with pytest.raises(NotFound):
-        async for _ in archive.read(
-            questions,
-            asker=ALICE,
-            chat=CHAT,
-            after="no-such-id",
-            start_ms=None,
-            limit=500,
-            timeout_s=WAIT_S,
-        ):
-            pass
+        await read_all(component, after="no-such-id", start_ms=now_ms + 25 * 3600 * 1000)

@@ -25,9 +25,11 @@ from bridge.adapters.xmpp.namespaces import (
     element,
 )
 from bridge.adapters.xmpp.occupant.questions import Collected, Questions
+from bridge.errors import NotFound
 
 PAGE = 50
 """Messages that are asked for at once."""
+_SKEW_MS = 24 * 3600 * 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STANZAS = {
     f"{{{namespace}}}{kind}": f"{{{COMPONENT}}}{kind}"
@@ -66,10 +68,12 @@ async def read(
 ) -> AsyncIterator[ArchivedMessage]:
     """Group messages from the oldest on: those after `after`, else from `start_ms`, else all.
 
-    At most `limit` entries are looked at; `timeout_s` is for each page. NotFound: the
-    archive knows no `after` any more (it was cleaned up, or the room made anew). Refused: it is
-    not for us.
+    At most `limit` entries are looked at; `timeout_s` is for each page. NotFound: the archive
+    knows no `after` any more (it was cleaned up, or the room made anew); ask again from `start_ms`.
+    Some servers then begin with the oldest entry instead of an error: that is noticed where
+    `start_ms` tells about when `after` was. Refused: the archive is not for us.
     """
+    is_first = True
     left = limit
     while left > 0:
         page = await read_page(
@@ -81,6 +85,9 @@ async def read(
             count=min(PAGE, left),
             timeout_s=timeout_s,
         )
+        if is_first and after is not None and _begins_before(page, start_ms):
+            raise NotFound("the archive knows no such place")
+        is_first = False
         left -= max(1, len(page.messages))
         for archived in page.messages:
             if _is_group_message(archived.element, chat):
@@ -155,6 +162,12 @@ def _add_form(query: ET.Element, start_ms: int) -> None:
         field = add(form, DATA_FORMS, "field")
         field.attrib.update({"var": name, "type": type})
         add(field, DATA_FORMS, "value", value)
+
+
+def _begins_before(page: Page, start_ms: int | None) -> bool:
+    """Clocks may differ; nobody's by a day."""
+    at_ms = page.messages[0].at_ms if page.messages else None
+    return start_ms is not None and at_ms is not None and at_ms < start_ms - _SKEW_MS
 
 
 def _to_page(collected: Collected, asker: Jid) -> Page:

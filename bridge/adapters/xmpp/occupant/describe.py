@@ -15,6 +15,8 @@ from bridge.errors import NotFound, Refused
 from bridge.ports.chat import ChatInfo
 
 _NO_ROOM = "no chat room has this address"
+_NO_ACCOUNT = frozenset({"feature-not-implemented", "service-unavailable", "subscription-required"})
+"""What servers answer for an account that does not exist or that hides."""
 _NAME_CHARACTERS = 255
 
 
@@ -33,8 +35,7 @@ async def describe(questions: Questions, *, asker: Jid, chat: Jid, timeout_s: fl
     except NotFound as exc:
         raise NotFound(_NO_ROOM) from exc
     except Refused as exc:
-        # What a server answers for an account that does not exist, or that hides.
-        if exc.rule in ("service-unavailable", "feature-not-implemented"):
+        if exc.rule in _NO_ACCOUNT:
             raise NotFound(_NO_ROOM) from exc
         raise
     query = answer.find(f"{{{DISCO_INFO}}}query")

@@ -36,6 +36,8 @@ class Archive:
     entries: list[tuple[str, str]]
     asked: list[ET.Element] = field(default_factory=list)
     sent: Callable[[str], str] = said
+    is_forgetful: bool = False
+    """It begins with its oldest entry where it does not know an ID: ejabberd does."""
     is_sloppy: bool = False
     """It never says that it has said everything."""
 
@@ -49,7 +51,9 @@ class Archive:
         ids = [id for id, _ in self.entries]
         after = window.findtext(f"{{{RSM}}}after")
         if after is not None and after not in ids:
-            return [error_to(iq, "item-not-found")]
+            if not self.is_forgetful:
+                return [error_to(iq, "item-not-found")]
+            after = None
         rest = self.entries[ids.index(after) + 1 if after is not None else 0 :]
         is_last = window.find(f"{{{RSM}}}before") is not None
         page = rest[-count:] if is_last else rest[:count]
@@ -129,6 +133,16 @@ async def test_it_goes_on_after_an_id_and_forgets_the_time() -> None:
 async def test_an_id_that_the_archive_has_forgotten_is_not_found() -> None:
     with pytest.raises(NotFound):
         await read(Archive(entries(5)), after="gone")
+
+
+async def test_an_archive_that_begins_anew_for_a_forgotten_id_is_found_out() -> None:
+    store = Archive(entries(5), is_forgetful=True)
+    at_ms = 1795367426123
+    with pytest.raises(NotFound):
+        await read(store, after="gone", start_ms=at_ms + 25 * 3600 * 1000)
+    # Only clocks differ: what is known already is for the reader to see.
+    assert len(await read(store, after="gone", start_ms=at_ms + 23 * 3600 * 1000)) == 5
+    assert len(await read(store, after="gone")) == 5
 
 
 async def test_a_start_is_asked_for_in_a_form_on_each_page() -> None:

@@ -101,6 +101,7 @@ async def test_a_service_or_an_occupant_is_not_even_asked(chat: str) -> None:
     [
         ("item-not-found", NotFound),
         ("service-unavailable", NotFound),
+        ("subscription-required", NotFound),
         ("forbidden", Refused),
         ("remote-server-not-found", Unavailable),
     ],
