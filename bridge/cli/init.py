@@ -45,6 +45,9 @@ xmpp:
   host: {xmpp_host}
   port: {xmpp_port}
   secret: {secret}
+
+# Who may do what with the bot; who is not named may only do what concerns themselves.
+permissions: {permissions}
 """
 
 
@@ -62,6 +65,8 @@ class Answers:
     health_port: int = 8450
     certificate: Path | None = None
     private_key: Path | None = None
+    admin: str | None = None
+    """A Matrix user or a JID."""
 
 
 def check(answers: Answers) -> None:
@@ -89,6 +94,8 @@ def check(answers: Answers) -> None:
     ):
         if not 0 < port < 65536:
             raise Misconfigured(option, "not a port")
+    if answers.admin is not None and "@" not in answers.admin:
+        raise Misconfigured("--admin", "is a Matrix user (@you:example.org) or a JID")
     if (answers.certificate is None) != (answers.private_key is None):
         raise Misconfigured("--certificate", "needs --private-key, and the other way round")
 
@@ -118,6 +125,7 @@ def write(answers: Answers) -> Path:
         xmpp_host=json.dumps(answers.xmpp_host),
         xmpp_port=answers.xmpp_port,
         secret=json.dumps(secrets.token_urlsafe(24)),
+        permissions=json.dumps({} if answers.admin is None else {answers.admin: "admin"}),
     )
     version = "".join(secrets.choice(string.ascii_lowercase) for _ in range(6))
     try:
