@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -18,7 +18,15 @@ from bridge.adapters.xmpp import inbound, outbound
 from bridge.adapters.xmpp.config import XmppSettings
 from bridge.adapters.xmpp.connection import Connection
 from bridge.adapters.xmpp.jid import Jid
-from bridge.adapters.xmpp.namespaces import MUC, add
+from bridge.adapters.xmpp.namespaces import (
+    COMPONENT,
+    DATA_FORMS,
+    MUC,
+    MUC_OWNER,
+    MUC_USER,
+    add,
+    element,
+)
 from bridge.adapters.xmpp.occupant import archive
 from bridge.adapters.xmpp.occupant.admin import affiliated
 from bridge.adapters.xmpp.occupant.describe import describe
@@ -31,6 +39,7 @@ from bridge.ports.chat import ChatInfo
 from tests.support.servers import COMPONENT_SECRET
 
 WAIT_S = 5.0
+ROOM_CONFIG = "http://jabber.org/protocol/muc#roomconfig"
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
 
@@ -42,12 +51,13 @@ class Component:
     server: XmppServer
     connection: Connection
     questions: Questions
+    room: str = "garden"
     seen: list[ET.Element] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def chat(self) -> Jid:
-        return Jid.parse(f"garden@{self.server.muc_domain}")
+        return Jid.parse(f"{self.room}@{self.server.muc_domain}")
 
     def guest(self, name: str) -> Jid:
         return Jid.parse(f"{name}%m.example@gw.{self.server.domain}/x")
@@ -76,9 +86,12 @@ class Component:
         await self.connection.send([presence])
         await self.wait_for("presence", f"{self.chat}/{nickname}", who)
 
-    async def say(self, who: Jid, nickname: str, text: str) -> None:
+    async def say(
+        self, who: Jid, nickname: str, text: str, *, forged: Sequence[ET.Element] = ()
+    ) -> None:
         message = outbound.stanza("message", sender=who, to=self.chat, type="groupchat", id=text)
-        add(message, "jabber:component:accept", "body", text)
+        add(message, COMPONENT, "body", text)
+        message.extend(forged)
         await self.connection.send([message])
         await self.wait_for("message", f"{self.chat}/{nickname}", who)
 
@@ -108,6 +121,19 @@ async def component(xmpp_server: XmppServer) -> AsyncIterator[Component]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+async def make_addresses_visible(component: Component, owner: Jid) -> None:
+    query = element(MUC_OWNER, "query")
+    form = add(query, DATA_FORMS, "x")
+    form.set("type", "submit")
+    for name, value in (("FORM_TYPE", ROOM_CONFIG), ("muc#roomconfig_whois", "anyone")):
+        entry = add(form, DATA_FORMS, "field")
+        entry.set("var", name)
+        add(entry, DATA_FORMS, "value", value)
+    await component.questions.ask(
+        sender=owner, to=component.chat, type="set", payload=query, timeout_s=WAIT_S
+    )
 
 
 async def described(component: Component, chat: Jid) -> ChatInfo:
@@ -176,3 +202,18 @@ async def test_a_room_is_described_pinged_and_read(component: Component) -> None
     # ejabberd begins anew for an ID that it does not know; the time tells.
     with pytest.raises(NotFound):
         await read_all(component, after="no-such-id", start_ms=now_ms + 25 * 3600 * 1000)
+
+
+async def test_an_archive_that_shows_addresses_shows_the_true_ones(component: Component) -> None:
+    component.room = "glass-house"
+    alice = component.guest("alice")
+    await component.enter(alice, "Alice")
+    await make_addresses_visible(component, alice)
+    assert (await described(component, component.chat)).shows_addresses
+
+    forged = element(MUC_USER, "x")
+    add(forged, MUC_USER, "item").set("jid", "pope@rome.test")
+    await component.say(alice, "Alice", "It is me, the Pope", forged=[forged])
+    (entry,) = await read_all(component, after=None, start_ms=None)
+    items = entry.element.findall(f"{{{MUC_USER}}}x/{{{MUC_USER}}}item")
+    assert [Jid.parse(item.get("jid")).bare for item in items] == [alice.bare]

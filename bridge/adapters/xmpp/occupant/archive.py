@@ -20,6 +20,7 @@ from bridge.adapters.xmpp.namespaces import (
     DELAY,
     FORWARD,
     MAM,
+    MUC_USER,
     RSM,
     add,
     element,
@@ -45,7 +46,8 @@ class ArchivedMessage:
     """None where the stamp cannot be read."""
     element: ET.Element
     """The stanza as it would have come live: in the component's namespace, `from` the occupant,
-    `to` who asked. What its author put into it is all in it: what only servers may say, too."""
+    `to` who asked. Of what only a server may say, `<delay/>` is left out (`at_ms`) and one
+    `<x/>` of muc#user is in it, the last: Prosody adds its own behind what an author forged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +203,8 @@ def _normalise(stanza: ET.Element) -> None:
     """`<body/>` and its like stand in the namespace of the stanza."""
     stanza.tag = _STANZAS[stanza.tag]
     stanza.tail = None
+    for forged in (*stanza.findall(f"{{{MUC_USER}}}x")[:-1], *stanza.findall(f"{{{DELAY}}}delay")):
+        stanza.remove(forged)
     for child in stanza:
         namespace, _, name = child.tag.removeprefix("{").rpartition("}")
         if namespace == CLIENT:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bridge.adapters.xmpp.inbound import read_stanza, to_message
 from bridge.adapters.xmpp.jid import Jid
-from bridge.adapters.xmpp.namespaces import DATA_FORMS, MAM, RSM
+from bridge.adapters.xmpp.namespaces import DATA_FORMS, MAM, MUC_USER, RSM
 from bridge.adapters.xmpp.occupant import archive
 from bridge.errors import NotFound, Refused
 from tests.support.answers import AnsweringWire, answer_to, error_to
@@ -121,6 +121,22 @@ async def test_the_component_namespace_is_read_as_well() -> None:
     store.sent = lambda text: said(text).replace("jabber:client", "jabber:component:accept")
     (entry,) = await read(store)
     assert to_message(read_stanza(entry.element)) is not None
+
+
+async def test_what_an_author_forged_is_left_out() -> None:
+    def forging(_: str) -> str:
+        x = f"<x xmlns='{MUC_USER}'><item jid='"
+        return (
+            f"<message xmlns='jabber:client' from='{CHAT}/Romeo' type='groupchat'>"
+            "<delay xmlns='urn:xmpp:delay' stamp='2001-01-01T00:00:00Z'/>"
+            f"{x}pope@rome.test'/></x><body>x</body>{x}romeo@a.test'/></x></message>"
+        )
+
+    (entry,) = await read(Archive([("a", "")], sent=forging))
+    items = entry.element.findall(f"{{{MUC_USER}}}x/{{{MUC_USER}}}item")
+    assert [item.get("jid") for item in items] == ["romeo@a.test"]
+    assert archive.delay_ms(entry.element) is None
+    assert entry.at_ms == 1795367426123
 
 
 async def test_it_goes_on_after_an_id_and_forgets_the_time() -> None:
