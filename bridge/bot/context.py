@@ -1,14 +1,26 @@
-"""What a command gets and what it is made of."""
+"""What a command gets and what it is made of.
+
+Commands see narrow protocols only; `app` fills them. A part that this gateway runs without is
+None, and `present` says so to whoever asks for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from bridge.errors import Unavailable
+from bridge.identity.resolver import Resolved
 from bridge.ids import RoomAlias, RoomId, UserId
-from bridge.ports.command import Caller, CommandInfo
+from bridge.policy.rights import Rights
+from bridge.portals.plumbing import PortalView
+from bridge.ports.command import Caller, CommandInfo, Level
 from bridge.ports.matrix import RoomInfo
+from bridge.storage.queues import Backlog, QueueItem
+from bridge.storage.traces import Story
+
+T = TypeVar("T")
 
 
 class RoomActions(Protocol):
@@ -26,15 +38,88 @@ class RoomActions(Protocol):
         """What a person would type for a room. Raises BadInput."""
         ...
 
+    def chat_from_typed(self, text: str) -> str:
+        """What a person would type for a foreign chat. Raises BadInput."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """One queue: how much waits or is parked, and the rows that an operator looks at first."""
+
+    name: str
+    backlog: Backlog
+    parked: Sequence[QueueItem]
+    """The newest first."""
+    oldest: Sequence[QueueItem]
+    """What waits, the oldest first."""
+
+
+class Queues(Protocol):
+    """The durable queues, in an operator's hands."""
+
+    async def look(self) -> Sequence[Waiting]: ...
+
+    async def retry(self, typed: str, *, by: UserId) -> str:
+        """One row (`outbox 12`) or `all` that is parked: due now. What was done, in words."""
+        ...
+
+    async def drop(self, typed: str, *, by: UserId) -> str:
+        """Gives up one row that waits or is parked; its author is told."""
+        ...
+
+
+class Portals(Protocol):
+    """Foreign chats and their rooms (`portals.plumbing`)."""
+
+    async def list_portals(self) -> Sequence[PortalView]: ...
+
+    async def plumb(self, *, caller: UserId, is_admin: bool, chat: str, room_id: RoomId) -> str: ...
+
+    async def unplumb(self, *, caller: UserId, is_admin: bool, chat: str) -> str: ...
+
+
+class Resolves(Protocol):
+    """From what a person types to somebody (`identity.resolver`)."""
+
+    async def resolve(self, typed: str) -> Resolved: ...
+
+
+class Journal(Protocol):
+    async def find(self, typed: str) -> Sequence[Story]:
+        """What became of the messages that this names; empty where there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    title: str
+    lines: Sequence[str]
+
+
+class Status(Protocol):
+    async def sections(self) -> Sequence[Section]: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """One call of one command."""
 
     caller: Caller
+    level: Level
+    address: str | None
+    """Of somebody of the chat side."""
     arguments: tuple[str, ...]
-    rooms: RoomActions
     commands: Sequence[CommandInfo]
+    """What the caller may use."""
+    rights: Rights | None
+    address_of: Callable[[UserId], str | None]
+    rooms: RoomActions
+    portals: Portals | None = None
+    resolver: Resolves | None = None
+    queues: Queues | None = None
+    journal: Journal | None = None
+    status: Status | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,3 +129,9 @@ class Command:
 
     info: CommandInfo
     run: Callable[[Context], Awaitable[str]]
+
+
+def present(part: T | None) -> T:
+    if part is None:
+        raise Unavailable("this gateway runs without what this command needs")
+    return part

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bridge.errors import BadInput, NotFound, Refused
+from bridge.identity.links import parse_matrix_to, parse_matrix_uri
+from bridge.identity.resolver import Conversions
 from bridge.ids import RoomAlias, RoomId, UserId, parse_room_alias, parse_room_id, server_of
 from bridge.ports.matrix import MatrixBackend, RoomInfo
+
+MAX_SHOWN = 80
 
 RoomAddress = Callable[[str], RoomAlias | RoomId | None]
 """What an adapter reads in a typed address; None where it is none of its own."""
@@ -15,9 +19,16 @@ RoomAddress = Callable[[str], RoomAlias | RoomId | None]
 class BackendRooms:
     """Fills `bot.context.RoomActions`."""
 
-    def __init__(self, *, backend: MatrixBackend, addresses: Sequence[RoomAddress]) -> None:
+    def __init__(
+        self,
+        *,
+        backend: MatrixBackend,
+        addresses: Sequence[RoomAddress],
+        conversions: Conversions | None = None,
+    ) -> None:
         self._backend = backend
         self._addresses = tuple(addresses)
+        self._conversions = conversions
 
     async def rooms_of(self, user_id: UserId) -> Sequence[RoomInfo]:
         self._check_ours(user_id)
@@ -57,4 +68,31 @@ class BackendRooms:
             return parse_room_id(text)
         if text.startswith("#"):
             return parse_room_alias(text)
-        raise BadInput(f"{text!r} is not the address of a room")
+        linked = _linked(text)
+        if linked is not None and not linked.startswith("@"):
+            return RoomAlias(linked) if linked.startswith("#") else RoomId(linked)
+        raise BadInput(f"{text[:MAX_SHOWN]!r} is not the address of a room")
+
+    def chat_from_typed(self, text: str) -> str:
+        """An address of the chat side, a link to it, or the alias under which it is a room."""
+        if self._conversions is None:
+            raise BadInput("there are no foreign chats here")
+        linked = parse_room_alias(text) if text.startswith("#") else _linked(text)
+        try:
+            if linked is not None:
+                text = self._conversions.to_address(linked)
+            found = self._conversions.parse_typed(text)
+        except NotFound as exc:
+            raise BadInput(f"{text[:MAX_SHOWN]!r} is no chat of XMPP") from exc
+        if found.domain == self._conversions.own_domain:
+            raise BadInput(f"{text[:MAX_SHOWN]!r} is on Matrix: I need a chat of XMPP here")
+        if not found.local:
+            raise BadInput(f"{text[:MAX_SHOWN]!r} is no chat: write it like tea@muc.example.org")
+        return found.address
+
+
+def _linked(text: str) -> UserId | RoomAlias | RoomId | None:
+    """What a matrix.to or matrix: link leads to."""
+    if text[:7].lower() == "matrix:":
+        return parse_matrix_uri(text)
+    return parse_matrix_to(text) if "matrix.to/#/" in text else None

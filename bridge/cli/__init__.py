@@ -1,4 +1,4 @@
-"""The command `isthmus`: run, init, demo, migrate, version.
+"""The command `isthmus`: run, init, admin, demo, migrate, version.
 
 Exit codes: 0 all is well, 1 it did not work (the reason is on standard error), 2 the command line
 or the configuration is wrong, 130 interrupted.
@@ -59,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     _config_option(migrate)
     migrate.set_defaults(command=_migrate)
 
+    admin = commands.add_parser("admin", help="a command for the gateway that runs here")
+    _config_option(admin)
+    admin.add_argument(
+        "words", nargs=argparse.REMAINDER, metavar="COMMAND", help="such as: status (default: help)"
+    )
+    admin.set_defaults(command=_admin)
+
     demo = commands.add_parser("demo", help="a conversation between real servers, to watch")
     demo.add_argument("--once", action="store_true", help="end after it; 0: all has arrived")
     demo.add_argument("--first-port", type=int, help="where its ports begin, if taken")
@@ -90,6 +97,17 @@ def _migrate(options: argparse.Namespace) -> int:
     migrate.upgrade(settings.database_url)
     print("The database is current.")
     return 0
+
+
+def _admin(options: argparse.Namespace) -> int:
+    from bridge import config
+    from bridge.bot.control import SOCKET
+    from bridge.cli import admin
+
+    settings = config.load(options.config)
+    reply = admin.ask(settings.path(SOCKET), " ".join(options.words))
+    print(reply.text, file=sys.stderr if reply.code else sys.stdout)
+    return reply.code
 
 
 def _init(options: argparse.Namespace) -> int:

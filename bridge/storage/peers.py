@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import Row, bindparam, delete, exists, func, select, update
 
 from bridge.ids import RoomId, ServerName
 from bridge.storage import streams
@@ -122,6 +123,18 @@ def failing(tx: Transaction, servers: Collection[ServerName]) -> Sequence[Waitin
     ]
 
 
+def down(tx: Transaction, limit: int) -> Sequence[PeerState]:
+    """Peers that could not be reached the last time and still have to be sent something."""
+    behind_now = exists().where(
+        peer_rooms.c.server == peers.c.server,
+        peer_rooms.c.newest_position > peer_rooms.c.sent_position,
+    )
+    rows = tx.execute(
+        select(peers).where(peers.c.failures > 0, behind_now).order_by(peers.c.server).limit(limit)
+    )
+    return [_state(row) for row in rows]
+
+
 def backlog(tx: Transaction, server: ServerName, limit: int) -> Sequence[Backlog]:
     """The peer's rooms that are behind, the longest waiting first."""
     rows = tx.execute(
@@ -162,8 +175,12 @@ def state(tx: Transaction, server: ServerName) -> PeerState:
         return PeerState(
             server=server, failures=0, next_attempt_ms=0, last_success_ms=None, last_error=None
         )
+    return _state(row)
+
+
+def _state(row: Row[Any]) -> PeerState:
     return PeerState(
-        server=server,
+        server=ServerName(row.server),
         failures=row.failures,
         next_attempt_ms=row.next_attempt_ms,
         last_success_ms=row.last_success_ms,

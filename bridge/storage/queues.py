@@ -32,6 +32,9 @@ class QueueTable:
         return self.table.c[f"{self.topic}_id"]
 
 
+OPEN = ("waiting", "parked")
+"""Of these an operator may still decide."""
+
 INBOX = QueueTable(table=schema.inbox, topic="inbox")
 OUTBOX = QueueTable(table=schema.outbox, topic="outbox")
 
@@ -316,6 +319,15 @@ def parked(tx: Transaction, queue: QueueTable, limit: int) -> list[QueueItem]:
     table = queue.table
     rows = tx.execute(
         select(table).where(table.c.status == "parked").order_by(queue.id.desc()).limit(limit)
+    )
+    return [_to_item(row) for row in rows]
+
+
+def oldest(tx: Transaction, queue: QueueTable, limit: int) -> list[QueueItem]:
+    """What has waited longest."""
+    table = queue.table
+    rows = tx.execute(
+        select(table).where(table.c.status == "waiting").order_by(queue.id).limit(limit)
     )
     return [_to_item(row) for row in rows]
 

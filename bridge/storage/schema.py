@@ -370,10 +370,13 @@ portals = Table(
     # direct: the Matrix user; served, portal, plumbed: ""
     Column("user_id", Text, nullable=False),
     Column("room_id", Text),
-    # open | closed | refused (the Matrix user turned the invitation down)
+    # open | closed | refused (the Matrix user turned the invitation down) | closing (a foreign
+    # chat's: nothing is bridged any more, its ghosts have still to leave the room)
     Column("status", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("closed_ms", BigInteger),
+    # plumbed: the newest position of the stream when the room was bound
+    Column("since_position", BigInteger),
     UniqueConstraint("adapter", "kind", "chat", "user_id"),
     Index(None, "room_id"),
     sqlite_autoincrement=True,
@@ -408,6 +411,9 @@ messages = Table(
     Index(None, "adapter", "chat", "sender", "stanza_id"),
     Index(None, "room_id", "event_id"),
     Index(None, "pending", "at_ms"),
+    # What an author knows of a message, when they ask what became of it.
+    Index(None, "stanza_id"),
+    Index(None, "origin_id"),
     sqlite_autoincrement=True,
 )
 """The message map."""

@@ -11,14 +11,17 @@ from bridge.bot.context import Command, Context
 from bridge.bot.dispatch import Dispatch
 from bridge.errors import Refused, Unavailable
 from bridge.ids import UserId
-from bridge.ports.command import Caller, CommandInfo
+from bridge.ports.command import Argument, Caller, CommandInfo
 from tests.support.bot import NoRooms
 
 CALLER = Caller(user_id=UserId("@juliet=40capulet.lit:gw.example"))
 
 
 def table(run: Callable[[Context], Awaitable[str]]) -> Dispatch:
-    info = CommandInfo(name="try", usage="try", summary="try it", in_room=False)
+    words = Argument(name="WORDS", summary="any", rest=True)
+    info = CommandInfo(
+        name="try", usage="try [WORDS]", summary="try it", in_room=False, arguments=(words,)
+    )
     return Dispatch(rooms=NoRooms(), commands=[Command(info=info, run=run)])
 
 

@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
-from bridge.bot.commands import help, leave
+from bridge.bot.commands import (
+    drop,
+    help,
+    leave,
+    list,
+    plumb,
+    queues,
+    resolve,
+    retry,
+    status,
+    unplumb,
+    whois,
+    why,
+)
 from bridge.bot.context import Command
 
-COMMANDS: tuple[Command, ...] = (help.COMMAND, leave.COMMAND)
+COMMANDS: tuple[Command, ...] = (
+    help.COMMAND,
+    status.COMMAND,
+    list.COMMAND,
+    plumb.COMMAND,
+    unplumb.COMMAND,
+    whois.COMMAND,
+    resolve.COMMAND,
+    leave.COMMAND,
+    why.COMMAND,
+    queues.COMMAND,
+    retry.COMMAND,
+    drop.COMMAND,
+)

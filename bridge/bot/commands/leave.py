@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from bridge.bot.context import Command, Context
-from bridge.errors import BadInput
-from bridge.ports.command import CommandInfo
+from bridge.ports.command import Argument, CommandInfo
 from bridge.ports.matrix import RoomInfo
 
 
 async def run(context: Context) -> str:
-    room_id = context.caller.room_id
-    if room_id is None and not context.arguments:
+    if context.arguments:
+        target = context.rooms.room_from_typed(context.arguments[0])
+        room_id = await context.rooms.find_room(target)
+    elif context.caller.room_id is not None:
+        room_id = context.caller.room_id
+    else:
         rooms = await context.rooms.rooms_of(context.caller.user_id)
         if not rooms:
             return "You are in no room."
         names = "\n".join(_name(room) for room in rooms)
         return f"Which room? Write `leave` and one of these:\n{names}"
-    if room_id is None:
-        if len(context.arguments) > 1:
-            raise BadInput("one room at a time, please")
-        target = context.rooms.room_from_typed(context.arguments[0])
-        room_id = await context.rooms.find_room(target)
     await context.rooms.leave(user_id=context.caller.user_id, room_id=room_id)
     return "You have left the room."
 
@@ -35,6 +33,7 @@ COMMAND = Command(
         usage="leave [ROOM]",
         summary="leave a Matrix room for good (going offline only ends your session)",
         in_room=True,
+        arguments=(Argument(name="ROOM", summary="its alias, its ID or its address on XMPP"),),
     ),
     run=run,
 )
