@@ -72,6 +72,18 @@ async def test_who_sees_us_and_is_seen_is_not_asked_again(world: World) -> None:
     ]
 
 
+async def test_only_a_new_subscription_says_that_it_is_new(world: World) -> None:
+    async def subscribe(type: str) -> bool:
+        stanza = incoming(f"<presence from='romeo@a.test' to='isthmus@gw.test' type='{type}'/>")
+        return await world.direct.on_presence(stanza, UserId("@isthmus:gw.test"))
+
+    assert await subscribe("subscribe")
+    assert not await subscribe("subscribe")
+    assert not await subscribe("subscribed")
+    assert not await subscribe("unsubscribe")
+    assert await subscribe("subscribe")
+
+
 async def test_a_probe_is_answered_from_the_table_and_never_by_unsubscribed(
     world: World,
 ) -> None:
