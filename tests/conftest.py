@@ -12,4 +12,5 @@ pytest_plugins = [
     "tests.support.database",
     "tests.support.gateway",
     "tests.support.peer",
+    "tests.support.chats",
 ]

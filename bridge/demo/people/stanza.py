@@ -19,6 +19,7 @@ RECEIPTS: Final = "urn:xmpp:receipts"
 STANZA_ID: Final = "urn:xmpp:sid:0"
 STANZAS: Final = "urn:ietf:params:xml:ns:xmpp-stanzas"
 DELAY: Final = "urn:xmpp:delay"
+COMMANDS: Final = "http://jabber.org/protocol/commands"
 
 _SHOWN_CHARACTERS = 400
 
@@ -145,6 +146,13 @@ class Stanza:
     def error_text(self) -> str | None:
         """The words of an error."""
         path = f"{client_tag('error')}/{{{STANZAS}}}text"
+        child = self.element.find(path)
+        return None if child is None else child.text or ""
+
+    @property
+    def note(self) -> str | None:
+        """What an ad-hoc command answers in words. Spec: XEP-0050, 3.4."""
+        path = f"{{{COMMANDS}}}command/{{{COMMANDS}}}note"
         child = self.element.find(path)
         return None if child is None else child.text or ""
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +21,7 @@ from slixmpp import ClientXMPP
 from slixmpp.xmlstream.xmlstream import NotConnectedError
 
 from bridge.demo.people.stanza import (
+    COMMANDS,
     MUC,
     RECEIPTS,
     STANZAS,
@@ -33,7 +34,7 @@ from bridge.errors import Refused, Unavailable
 
 _DISCO_INFO = "http://jabber.org/protocol/disco#info"
 _PING = "urn:xmpp:ping"
-_COMMANDS = "http://jabber.org/protocol/commands"
+_DATA = "jabber:x:data"
 _STANZA_TAGS = frozenset(client_tag(name) for name in ("message", "presence", "iq"))
 _CLOSE_TIMEOUT_S = 5.0
 
@@ -361,9 +362,27 @@ class XmppPerson:
             raise _refusal(answer)
         return answer
 
-    async def run_command(self, to: str, node: str, *, timeout_s: float = 10.0) -> Stanza:
-        """Execute an ad-hoc command. Spec: XEP-0050."""
-        command = ET.Element(f"{{{_COMMANDS}}}command", {"node": node, "action": "execute"})
+    async def run_command(
+        self,
+        to: str,
+        node: str,
+        *,
+        values: Mapping[str, str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> Stanza:
+        """Execute an ad-hoc command; `values` fill in the form that it shows. Spec: XEP-0050."""
+        command = ET.Element(f"{{{COMMANDS}}}command", {"node": node, "action": "execute"})
+        answer = await self.ask(to, command, type="set", timeout_s=timeout_s)
+        if values is None:
+            return answer
+        shown = answer.find(f"{{{COMMANDS}}}command")
+        session = "" if shown is None else shown.get("sessionid", "")
+        attributes = {"node": node, "action": "complete", "sessionid": session}
+        command = ET.Element(f"{{{COMMANDS}}}command", attributes)
+        form = ET.SubElement(command, f"{{{_DATA}}}x", {"type": "submit"})
+        for name, value in values.items():
+            field = ET.SubElement(form, f"{{{_DATA}}}field", {"var": name})
+            ET.SubElement(field, f"{{{_DATA}}}value").text = value
         return await self.ask(to, command, type="set", timeout_s=timeout_s)
 
     async def ping(self, to: str, *, timeout_s: float = 10.0) -> Stanza:
