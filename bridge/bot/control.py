@@ -36,6 +36,7 @@ READ_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 600.0
 """Longer than any command waits for anybody."""
 CONNECT_TIMEOUT_S = 5.0
+PAUSE_S = 1.0
 
 
 class Answers(Protocol):
@@ -45,7 +46,15 @@ class Answers(Protocol):
 class Control:
     """`caller`: in whose name commands come from here; they are the operator's."""
 
-    def __init__(self, *, path: Path, table: Answers, caller: Caller) -> None:
+    def __init__(
+        self,
+        *,
+        path: Path,
+        table: Answers,
+        caller: Caller,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
+        self._read_timeout_s = read_timeout_s
         self._path = path
         self._table = table
         self._caller = caller
@@ -55,14 +64,11 @@ class Control:
         """Until cancelled. Raises Misconfigured where the socket cannot be made."""
         listening = listen(self._path)
         inode = _inode(self._path)
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
                     await self._places.acquire()
-                    connection, _ = await loop.sock_accept(listening)
-                    connection.setblocking(False)
-                    tasks.create_task(self._serve(connection))
+                    tasks.create_task(self._serve(await _accept(listening)))
         finally:
             listening.close()
             if inode is not None and inode == _inode(self._path):
@@ -72,19 +78,32 @@ class Control:
     async def _serve(self, connection: socket.socket) -> None:
         try:
             with connection:
-                async with asyncio.timeout(READ_TIMEOUT_S):
+                async with asyncio.timeout(self._read_timeout_s):
                     line = await _read_line(connection)
                 if line is None:
                     return
                 async with asyncio.timeout(COMMAND_TIMEOUT_S):
                     answer = await self._table.answer(self._caller, line)
                 log.info("an admin command", outcome=answer.outcome, command=line.split(" ")[0])
-                async with asyncio.timeout(READ_TIMEOUT_S):
+                async with asyncio.timeout(self._read_timeout_s):
                     await asyncio.get_running_loop().sock_sendall(connection, to_bytes(answer))
         except (OSError, TimeoutError) as exc:
             log.info("an admin command without an end", reason=type(exc).__name__)
         finally:
             self._places.release()
+
+
+async def _accept(listening: socket.socket) -> socket.socket:
+    """Waits out what is passing, such as too many open files."""
+    while True:
+        try:
+            connection, _ = await asyncio.get_running_loop().sock_accept(listening)
+        except OSError as exc:
+            log.warning("the admin socket cannot take anybody", reason=str(exc))
+            await asyncio.sleep(PAUSE_S)
+        else:
+            connection.setblocking(False)
+            return connection
 
 
 async def _read_line(connection: socket.socket) -> str | None:

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.bot.context import Command, Context
-from bridge.bot.dispatch import Dispatch
-from bridge.errors import Refused, Unavailable
+from bridge.bot.dispatch import Dispatch, Outcome
+from bridge.errors import NotFound, Refused, Unavailable
 from bridge.ids import UserId
 from bridge.ports.command import Argument, Caller, CommandInfo
-from tests.support.bot import NoRooms
+from tests.support.bot import ADMIN, JULIET, NOBODY, NoRooms, bench
 
 CALLER = Caller(user_id=UserId("@juliet=40capulet.lit:gw.example"))
 
@@ -61,6 +61,45 @@ async def test_nothing_asks_for_help_and_unknown_words_are_cut() -> None:
     assert len(answer) < 200
 
 
+async def test_a_slip_of_the_finger_is_answered_with_the_nearest_command() -> None:
+    caller = Caller(user_id=ADMIN)
+    for typed, meant in (("hlep", "help"), ("quues", "queues"), ("!plum", "plumb")):
+        answer = await bench().answer(caller, typed)
+        assert f"`{meant}`" in answer.text
+        assert answer.outcome is Outcome.MISUSED
+    assert "Did you mean" not in await bench().run(caller, "xyzzy")
+
+
+async def test_nobody_hears_of_commands_that_are_not_for_them() -> None:
+    assert "queues" not in await bench().run(Caller(user_id=NOBODY), "quues")
+    assert "queues" not in await bench().run(Caller(user_id=NOBODY), "help")
+
+
+async def test_without_rights_only_the_operator_has_any() -> None:
+    dispatch = bench(rights=None)
+    assert "Ask the operator" in await dispatch.run(Caller(user_id=ADMIN), "status")
+    assert "XMPP" in await dispatch.run(Caller(user_id=NOBODY, is_operator=True), "status")
+
+
+async def test_the_greeting_says_what_one_may_do() -> None:
+    for user_id, may, may_not in (
+        (NOBODY, "`why`", "`status`"),
+        (JULIET, "`plumb`", "`queues`"),
+        (ADMIN, "`queues`", "nothing"),
+    ):
+        greeting = await bench().greet(Caller(user_id=user_id))
+        assert may in greeting
+        assert may_not not in greeting
+
+
+async def test_an_address_that_cannot_be_read_is_none() -> None:
+    def lost(user_id: UserId) -> str | None:
+        raise NotFound("hashed")
+
+    answer = await bench(address_of=lost).run(Caller(user_id=JULIET), "status")
+    assert "Ask the operator" in answer
+
+
 @given(st.text(max_size=200))
 async def test_no_line_raises(line: str) -> None:
-    assert await Dispatch(rooms=NoRooms()).run(CALLER, line)
+    assert await bench().run(CALLER, line)

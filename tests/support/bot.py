@@ -1,21 +1,50 @@
-"""What commands may do with rooms, for somebody who is in none."""
+"""What commands are given in tests: parts that know little and remember what they were asked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from bridge.bot.context import Section, Waiting
+from bridge.bot.dispatch import Dispatch
 from bridge.errors import BadInput, NotFound
-from bridge.ids import RoomAlias, RoomId, UserId, parse_room_alias, parse_room_id
+from bridge.identity.resolver import Resolved
+from bridge.ids import RoomAlias, RoomId, ServerName, UserId, parse_room_alias, parse_room_id
+from bridge.policy.rights import Rights
+from bridge.portals.plumbing import PortalView
 from bridge.ports.matrix import RoomInfo
+from bridge.storage.queues import Backlog
+from bridge.storage.traces import Story
+
+GATEWAY = ServerName("gw.example")
+ADMIN = UserId("@admin:matrix.example")
+ALICE = UserId("@alice:matrix.example")
+JULIET = UserId("@juliet=40capulet.lit:gw.example")
+NOBODY = UserId("@nobody:elsewhere.example")
+RIGHTS = Rights(
+    {str(ADMIN): "admin", "matrix.example": "user", "capulet.lit": "user"}, own_server=GATEWAY
+)
+TEA = PortalView(
+    kind="plumbed",
+    chat="tea@muc.example",
+    room_id=RoomId("!tea:matrix.example"),
+    alias=None,
+    name="Tea",
+    guests=2,
+    occupants=1,
+)
+EMPTY = Backlog(waiting=0, oldest_ms=None, parked=0)
 
 
 class NoRooms:
-    """Fits `bot.context.RoomActions`."""
+    """Fits `bot.context.RoomActions`, for somebody who is in none."""
 
     async def rooms_of(self, user_id: UserId) -> Sequence[RoomInfo]:
         return ()
 
     async def find_room(self, target: RoomAlias | RoomId) -> RoomId:
+        if target.startswith("!"):
+            return RoomId(target)
         raise NotFound(f"there is no {target}")
 
     async def leave(self, *, user_id: UserId, room_id: RoomId) -> None:
@@ -27,3 +56,101 @@ class NoRooms:
         if text.startswith("#"):
             return parse_room_alias(text)
         raise BadInput(f"{text!r} is not the address of a room")
+
+    def chat_from_typed(self, text: str) -> str:
+        if "@" not in text:
+            raise BadInput(f"{text!r} is no chat")
+        return text
+
+
+class FakePortals:
+    """Fits `bot.context.Portals`; `asked` is what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    async def list_portals(self) -> Sequence[PortalView]:
+        return [TEA]
+
+    async def plumb(self, *, caller: UserId, is_admin: bool, chat: str, room_id: RoomId) -> str:
+        self.asked.append(("plumb", caller, is_admin, chat, room_id))
+        return "They are one now."
+
+    async def unplumb(self, *, caller: UserId, is_admin: bool, chat: str) -> str:
+        self.asked.append(("unplumb", caller, is_admin, chat))
+        return "They are two again."
+
+
+class FakeResolver:
+    """Fits `bot.context.Resolves`: Matrix users, Juliet, a room and a number."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def resolve(self, typed: str) -> Resolved:
+        self.asked.append(typed)
+        if typed == "+1 555 123 4567":
+            return Resolved(user_id=UserId("@15551234567:example.org"), source="templates")
+        if typed in ("juliet@capulet.lit", JULIET):
+            return Resolved(user_id=JULIET, address="juliet@capulet.lit", source="links")
+        if typed.startswith("#"):
+            return Resolved(room=RoomAlias(typed), address="garden@gw.example", source="links")
+        if typed.startswith("@"):
+            return Resolved(user_id=UserId(typed), address="them@gw.example", source="links")
+        raise NotFound(f"I know nobody under {typed}")
+
+
+class FakeQueues:
+    """Fits `bot.context.Queues`."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, UserId]] = []
+
+    async def look(self) -> Sequence[Waiting]:
+        return [
+            Waiting(name=name, backlog=EMPTY, parked=(), oldest=()) for name in ("inbox", "outbox")
+        ]
+
+    async def retry(self, typed: str, *, by: UserId) -> str:
+        self.asked.append(("retry", typed, by))
+        return "Tried."
+
+    async def drop(self, typed: str, *, by: UserId) -> str:
+        self.asked.append(("drop", typed, by))
+        return "Dropped."
+
+
+class FakeJournal:
+    """Fits `bot.context.Journal`: knows the stories that it is given."""
+
+    def __init__(self, *stories: Story) -> None:
+        self.stories = stories
+
+    async def find(self, typed: str) -> Sequence[Story]:
+        return self.stories
+
+
+class FakeStatus:
+    async def sections(self) -> Sequence[Section]:
+        return [Section(title="Gateway", lines=["XMPP: connected"])]
+
+
+def ghosts_of_domains(user_id: UserId) -> str | None:
+    """The address behind a ghost whose name is plain."""
+    local, _, server = user_id[1:].partition(":")
+    return local.replace("=40", "@").replace("=2f", "/") if server == GATEWAY else None
+
+
+def bench(**parts: Any) -> Dispatch:
+    """A table of all commands over these parts."""
+    given: Mapping[str, Any] = {
+        "rooms": NoRooms(),
+        "rights": RIGHTS,
+        "address_of": ghosts_of_domains,
+        "portals": FakePortals(),
+        "resolver": FakeResolver(),
+        "queues": FakeQueues(),
+        "journal": FakeJournal(),
+        "status": FakeStatus(),
+    }
+    return Dispatch(**{**given, **parts})
