@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from bridge.errors import BadInput
+from bridge.errors import BadInput, Misconfigured
 from bridge.ids import parse_room_alias, parse_room_id, parse_user_id
 
 MAX_TYPED = 4096
@@ -29,6 +29,7 @@ Kind = Literal["number", "address", "short", "user", "alias", "room", "matrix_to
 
 _NUMBER = re.compile(r"\+?[ (]*[0-9](?:[ ()./-]*[0-9]){4,24}[ )]*")
 _CLAIM = re.compile(r"\+[1-9][0-9]{4,14}")
+_PREFIX = re.compile(r"\+(?:[1-9][0-9]{0,14})?")
 _MATRIX_TO = re.compile(r"(?:https?://)?(?:www\.)?matrix\.to/", re.IGNORECASE)
 _HOST = re.compile(r"[^\s@:/#?%!\[\]\\\"'<>&,;()]+|\[[0-9A-Fa-f:.]+\]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -89,6 +90,12 @@ def number_claimed_by(local: str, *, plus_needed: bool = True) -> PhoneNumber | 
     if not plus_needed and not local.startswith("+"):
         local = f"+{local}"
     return parse_number(local, None) if _CLAIM.fullmatch(local) else None
+
+
+def check_prefix(prefix: str, setting: str) -> None:
+    """Raises `Misconfigured` for what no number in E.164 begins with."""
+    if prefix and _PREFIX.fullmatch(prefix) is None:
+        raise Misconfigured(setting, f"{prefix!r}: a prefix is written like +1555")
 
 
 def kind_of(text: str) -> Kind:

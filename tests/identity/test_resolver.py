@@ -17,8 +17,10 @@ from bridge.identity.resolver import (
     Resolved,
     Resolver,
     SourceSettings,
+    Voucher,
 )
 from bridge.identity.sources import build_sources
+from bridge.identity.sources.typed import MAY_BE_CHAT
 from bridge.ids import MAX_ID_BYTES, ServerName, UserId
 from tests.support.clock import FakeClock
 from tests.support.identity import make_resolver
@@ -137,7 +139,8 @@ async def test_people_are_found_under_the_names_of_both_sides(
     resolver: Resolver, typed: str, user_id: str, address: str
 ) -> None:
     found = await resolver.resolve(typed)
-    assert (found.user_id, found.address, found.note) == (user_id, address, "")
+    assert (found.user_id, found.address) == (user_id, address)
+    assert (found.note == MAY_BE_CHAT) == (found.room is not None)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +268,16 @@ def test_a_template_that_makes_no_user_stops_the_start() -> None:
         template = NumberTemplate(prefix="", user=user)
         with pytest.raises(Misconfigured, match=r"identity\.numbers"):
             build_sources(SourceSettings(conversions=CONVERSIONS, numbers=(template,)))
+
+
+@pytest.mark.parametrize("prefix", ["1555", "+1 555", "+0", "x"])
+def test_a_prefix_that_no_number_has_stops_the_start(prefix: str) -> None:
+    template = NumberTemplate(prefix=prefix, user="@{digits}:example.org")
+    with pytest.raises(Misconfigured, match=r"identity\.numbers"):
+        build_sources(SourceSettings(conversions=CONVERSIONS, numbers=(template,)))
+    voucher = Voucher(domain="phone.example", prefix=prefix)
+    with pytest.raises(Misconfigured, match=r"identity\.vouching"):
+        build_sources(SourceSettings(conversions=CONVERSIONS, vouching=(voucher,)))
 
 
 async def test_the_longest_prefix_counts(clock: FakeClock) -> None:

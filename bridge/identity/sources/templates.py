@@ -7,7 +7,7 @@ Spec: draft-ralston-mimi-matrix-framework-01, Identity.
 from __future__ import annotations
 
 from bridge.errors import BadInput, Misconfigured
-from bridge.identity.addresses import PhoneNumber
+from bridge.identity.addresses import PhoneNumber, check_prefix
 from bridge.identity.resolver import Asked, NumberTemplate, Resolved, SourceSettings
 from bridge.ids import UserId, parse_user_id
 
@@ -22,6 +22,7 @@ class Templates:
 
     def __init__(self, settings: SourceSettings) -> None:
         for template in settings.numbers:
+            check_prefix(template.prefix, "identity.numbers")
             try:
                 _fill(template, PhoneNumber(digits=_LONGEST))
             except BadInput as exc:

@@ -8,6 +8,7 @@ from bridge.identity.sources.templates import find_user
 from bridge.ids import RoomAlias, RoomId, UserId, localpart_of, server_of
 
 NAME = "typed"
+MAY_BE_CHAT = "The room is for the case that this is the address of a group chat."
 
 
 class Typed:
@@ -32,7 +33,7 @@ class Typed:
         alias = self._conversions.alias_of(address.address)
         if address.is_chat and alias is not None:
             return Resolved(address=address.address, room=alias, chat=address.address, source=NAME)
-        note = ""
+        note = "" if alias is None else MAY_BE_CHAT
         if number_claimed_by(address.local, plus_needed=False) is not None:
             note = f"The digits prove no phone number, only a name at {address.domain}."
         return Resolved(

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bridge.errors import Refused
-from bridge.identity.addresses import number_claimed_by
+from bridge.identity.addresses import check_prefix, number_claimed_by
 from bridge.identity.resolver import Asked, ChatAddress, Resolved, SourceSettings
 
 NAME = "vouching"
@@ -17,6 +17,8 @@ class Vouching:
     name = NAME
 
     def __init__(self, settings: SourceSettings) -> None:
+        for voucher in settings.vouching:
+            check_prefix(voucher.prefix, "identity.vouching")
         self._vouchers = [
             replace(one, domain=one.domain.lower())
             for one in sorted(settings.vouching, key=lambda one: -len(one.prefix))
