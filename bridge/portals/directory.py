@@ -33,6 +33,11 @@ def room_lane(adapter: str, room_id: RoomId) -> str:
     return f"{adapter}:room:{room_id}"
 
 
+def chat_lane(adapter: str, chat: str) -> str:
+    """Of a foreign chat, in both queues."""
+    return f"{adapter}:chat:{chat}"
+
+
 class Directory:
     def __init__(
         self,

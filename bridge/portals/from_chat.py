@@ -25,10 +25,12 @@ from bridge.ids import EventId, RoomAlias, RoomId, ServerName, TraceId, UserId, 
 from bridge.portals.again import answer_again
 from bridge.portals.directory import Directory, direct_lane, room_lane
 from bridge.portals.ghosts import Ghosts
+from bridge.portals.in_chat import InChat, inbox_transaction, is_of_chat
 from bridge.portals.notices import Notices
 from bridge.portals.receipts import MAX_REASON, put_failure, put_receipt, put_refusal
 from bridge.ports.chat import (
     AddressMap,
+    ChatChange,
     ChatMessage,
     HistoryMessage,
     RoomView,
@@ -51,11 +53,6 @@ EVENTS_PER_MESSAGE = 5
 """Events looked through for one message of a room's past."""
 
 OnCommand = Callable[[Caller, str], Awaitable[str]]
-
-
-def inbox_transaction(epoch: str, inbox_id: int, part: int) -> str:
-    """The transaction ID under which part `part` of an inbox row is sent."""
-    return f"{epoch}.in.{inbox_id}.{part}"
 
 
 def find_inbox_part(epoch: str, transaction_id: str | None) -> tuple[int, int] | None:
@@ -83,7 +80,9 @@ class FromChat:
         addresses: AddressMap,
         clock: Clock,
         on_command: OnCommand,
+        in_chat: InChat | None = None,
     ) -> None:
+        """`in_chat`: foreign chats; without it there are none."""
         self._database = database
         self._backend = backend
         self._directory = directory
@@ -92,10 +91,27 @@ class FromChat:
         self._addresses = addresses
         self._clock = clock
         self._on_command = on_command
+        self._in_chat = in_chat
+
+    # --- foreign chats ---------------------------------------------------------------------
+
+    @property
+    def _visits(self) -> InChat:
+        if self._in_chat is None:
+            raise Refused("this gateway visits no foreign chats", rule="no-room")
+        return self._in_chat
+
+    async def accept_change(self, change: ChatChange) -> None:
+        await self._visits.accept_change(change)
+
+    async def is_visited(self, chat: str) -> bool:
+        return await self._visits.is_visited(chat)
 
     # --- messages --------------------------------------------------------------------------
 
     async def accept(self, message: ChatMessage) -> bool:
+        if message.to_chat is not None:
+            return await self._visits.accept(message, message.to_chat)
         if message.to_room is not None:
             lane = room_lane(message.adapter, message.to_room)
             source = f"{message.adapter}:{message.sender}>{message.to_room}"
@@ -141,6 +157,8 @@ class FromChat:
 
     async def deliver(self, item: QueueItem) -> Unit[None]:
         """Carries one inbox row into its room."""
+        if is_of_chat(item):
+            return await self._visits.deliver(item)
         message = from_json(ChatMessage, item.payload)
         if message.to_room is not None:
             return await self._send(item, message, message.to_room)
@@ -240,6 +258,8 @@ class FromChat:
 
     async def on_parked(self, item: QueueItem, reason: str, errcode: str) -> Unit[None]:
         """The inbox gave up a message: its author gets an error on it."""
+        if is_of_chat(item):
+            return self._visits.on_parked(item, reason)
         message = from_json(ChatMessage, item.payload)
         now_ms = self._clock.now_ms()
 
@@ -290,6 +310,8 @@ class FromChat:
 
     async def on_waiting(self, item: QueueItem, waited_s: float) -> None:
         """A message waits before it became an event: its author is told, not alarmed."""
+        if is_of_chat(item):
+            return
         message = from_json(ChatMessage, item.payload)
         if message.to_user is None:
             return

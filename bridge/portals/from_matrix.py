@@ -14,12 +14,15 @@ from bridge.content.events import from_event
 from bridge.content.model import Encrypted, Message, NotRendered, Outcome
 from bridge.errors import NotFound
 from bridge.ids import RoomAlias, RoomId, TraceId, UserId, localpart_of
+from bridge.portals.chats import Chats
 from bridge.portals.directory import Directory, direct_lane, room_lane
 from bridge.portals.from_chat import find_inbox_part
 from bridge.portals.ghosts import Ghosts
+from bridge.portals.in_chat import is_of_chat
 from bridge.portals.membership import Membership
 from bridge.portals.notices import Notices
 from bridge.portals.receipts import put_receipt, put_refusal
+from bridge.portals.to_chat import ToChat
 from bridge.ports.chat import (
     AddressMap,
     BotNotice,
@@ -36,7 +39,15 @@ from bridge.ports.command import Caller
 from bridge.ports.matrix import Acceptance, MatrixBackend, Profile, RoomEvent
 from bridge.storage import journal, messages, queues
 from bridge.storage.database import Database, Transaction
-from bridge.storage.portals import DIRECT, ENCRYPTED, FORMER, MANAGEMENT, SERVED, Portal
+from bridge.storage.portals import (
+    DIRECT,
+    ENCRYPTED,
+    FORMER,
+    MANAGEMENT,
+    OF_CHAT,
+    SERVED,
+    Portal,
+)
 from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
@@ -66,7 +77,10 @@ class FromMatrix:
         addresses: AddressMap,
         clock: Clock,
         on_command: OnCommand,
+        chats: Chats | None = None,
+        to_chat: ToChat | None = None,
     ) -> None:
+        """`chats` and `to_chat`: foreign chats; without them there are none."""
         self._database = database
         self._backend = backend
         self._directory = directory
@@ -76,6 +90,8 @@ class FromMatrix:
         self._addresses = addresses
         self._clock = clock
         self._on_command = on_command
+        self._chats = chats
+        self._to_chat = to_chat
 
     async def on_event(self, event: RoomEvent) -> None:
         if self._notices.is_notice(event.transaction_id):
@@ -91,7 +107,9 @@ class FromMatrix:
             elif portal.kind in (DIRECT, FORMER, ENCRYPTED):
                 await self._to_direct(event, portal)
             elif portal.kind == MANAGEMENT:
-                await self._to_bot(event, portal)
+                await self._to_bot(event, portal, in_chat=any(p.kind in OF_CHAT for p in portals))
+            elif portal.kind in OF_CHAT and self._to_chat is not None:
+                await self._to_chat.on_event(event, portal)
 
     # --- direct chats ------------------------------------------------------------------------
 
@@ -217,8 +235,8 @@ class FromMatrix:
         )
 
     async def _written(self, event: RoomEvent) -> ChatMessage | None:
-        """The chat message that became this event, if it was written on the chat side; of several
-        events from one message the first has its ids."""
+        """The message that became this event, if somebody wrote it into this room on the chat side;
+        of several events from one message the first has its ids."""
         found = find_inbox_part(self._database.epoch, event.transaction_id)
         if found is None or found[1] != 0:
             return None
@@ -227,21 +245,27 @@ class FromMatrix:
             item = await self._database.read(lambda tx: queues.get(tx, queues.INBOX, inbox_id))
         except NotFound:
             return None
+        if is_of_chat(item):
+            return None  # it was written in a foreign chat
         return from_json(ChatMessage, item.payload)
 
     # --- the bot -----------------------------------------------------------------------------
 
-    async def _to_bot(self, event: RoomEvent, portal: Portal) -> None:
+    async def _to_bot(self, event: RoomEvent, portal: Portal, *, in_chat: bool) -> None:
+        """`in_chat`: the room is a foreign chat's, too, and what is said there is for its people
+        unless it begins with the bot's name."""
         if event.own or event.state_key is not None:
             return
         outcome = self._read(event)
         text: str | None = None
         if isinstance(outcome, Encrypted):
-            text = UNREAD_COMMAND_TEXT if event.sender == portal.user_id else None
+            is_meant = event.sender == portal.user_id and not in_chat
+            text = UNREAD_COMMAND_TEXT if is_meant else None
         elif isinstance(outcome, Message) and outcome.kind != "notice":
-            line = await self._command_in(event, outcome.text)
+            line = await self._command_in(event, outcome.text, in_chat=in_chat)
             if line is not None:
-                text = await self._on_command(Caller(user_id=event.sender), line)
+                caller = Caller(user_id=event.sender, room_id=event.room_id)
+                text = await self._on_command(caller, line)
         if text is None:
             return
         await self._notices.tell_room(
@@ -252,7 +276,7 @@ class FromMatrix:
             trace=event.trace_id,
         )
 
-    async def _command_in(self, event: RoomEvent, text: str) -> str | None:
+    async def _command_in(self, event: RoomEvent, text: str, *, in_chat: bool) -> str | None:
         """What was said to the bot: everything between two, elsewhere what begins with its name."""
         name = localpart_of(self._backend.bot)
         for called in (self._backend.bot, f"!{name}", f"@{name}", name):
@@ -260,6 +284,8 @@ class FromMatrix:
                 rest = text[len(called) :]
                 if not rest or rest[0] in " :,\n":
                     return rest.lstrip(" :,\n")
+        if in_chat:
+            return None
         members = await self._backend.members(event.room_id)
         return text if len(members) <= 2 else None
 
@@ -347,8 +373,8 @@ class FromMatrix:
         return Profile(displayname=self._addresses.default_name(address))
 
     async def on_alias_query(self, alias: RoomAlias) -> RoomId | None:
-        """Foreign chats have no rooms yet; aliases of rooms made here are the Matrix side's."""
-        return None
+        """A foreign chat's room; aliases of rooms made here are the Matrix side's."""
+        return None if self._chats is None else await self._chats.find_room(alias)
 
 
 def _text(value: object) -> str | None:

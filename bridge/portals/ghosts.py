@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bridge.clock import Clock
 from bridge.errors import BadInput, NotFound, Refused
-from bridge.ids import UserId, server_of
+from bridge.identity.localparts import is_ghost_localpart
+from bridge.ids import UserId, localpart_of, server_of
 from bridge.ports.chat import AddressMap
 from bridge.ports.matrix import MatrixBackend, Profile
 from bridge.storage import ghosts
@@ -29,6 +30,29 @@ class Ghosts:
     def user_of(self, address: str) -> UserId:
         """The ghost of an address, made or not."""
         return self._addresses.user_of(address)
+
+    def is_ghost(self, user_id: UserId) -> bool:
+        """Whether the name is kept for ghosts of ours; nobody else has such a one."""
+        is_ours = server_of(user_id) == self._backend.server_name
+        return is_ours and is_ghost_localpart(localpart_of(user_id))
+
+    def is_person(self, user_id: UserId) -> bool:
+        """Neither a ghost of ours nor our bot."""
+        return user_id != self._backend.bot and not self.is_ghost(user_id)
+
+    def is_own_address(self, address: str) -> bool:
+        """Whether an address of the chat side is one of our own: Matrix stands behind it."""
+        try:
+            user_id = self._addresses.user_of(address)
+        except NotFound:
+            return True  # in our domain, and nobody's
+        except BadInput:
+            return False
+        return not self.is_ghost(user_id)
+
+    async def rename(self, address: str, name: str) -> None:
+        """The ghost of an address that has no other name than this one."""
+        await self._backend.set_profile(self.user_of(address), Profile(displayname=name))
 
     async def ensure(self, address: str, *, name: str | None = None) -> UserId:
         """The ghost of an address. Its first use stores it and gives it a name."""

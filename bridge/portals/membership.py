@@ -10,7 +10,7 @@ was answered since, somebody who left and came back) changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from bridge.clock import Clock
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
@@ -20,6 +20,7 @@ from bridge.portals.ghosts import Ghosts
 from bridge.portals.notices import Notices
 from bridge.ports.chat import RoomInvite
 from bridge.ports.codec import to_tagged
+from bridge.ports.command import Caller
 from bridge.ports.matrix import MatrixBackend, RoomEvent
 from bridge.storage import queues
 from bridge.storage.database import Database
@@ -37,6 +38,14 @@ ENCRYPTED_TEXT = (
     "write here, so nothing of it is delivered. I have invited you to another chat without "
     "encryption. Please write there; it will be used from now on."
 )
+HIDDEN_TEXT = (
+    "Their address is hidden: they can be written to in the chat {chat} only, by everybody in it."
+)
+
+
+def is_occupant(address: str) -> bool:
+    """Whether this stands for somebody of one chat who hides their own address (`ports.chat`)."""
+    return "/" in address
 
 
 class Membership:
@@ -50,7 +59,9 @@ class Membership:
         notices: Notices,
         adapter: str,
         clock: Clock,
+        greet: Callable[[Caller], Awaitable[str]] | None = None,
     ) -> None:
+        """`greet`: what the bot says first to whoever invites it."""
         self._database = database
         self._backend = backend
         self._directory = directory
@@ -58,6 +69,7 @@ class Membership:
         self._notices = notices
         self._adapter = adapter
         self._clock = clock
+        self._greet = greet
         # How often the join that an invite asks for was refused.
         self._join_tries: dict[EventId, int] = {}
 
@@ -109,12 +121,22 @@ class Membership:
         if user_id == self._backend.bot:
             if await self._join(event, user_id, via):
                 await self._directory.bind_management(user_id=event.sender, room_id=event.room_id)
+                await self._greet_inviter(event)
             return
         address = await self._ghosts.find_address(user_id)
         if address is None:
             log.info("an invite for nobody", room_id=event.room_id, user_id=user_id)
             await self._directory.leave(
                 user_id=user_id, room_id=event.room_id, reason="Nobody has this address."
+            )
+            return
+        if event.sender == self._backend.bot:
+            return  # The bot shows somebody of a foreign chat, who comes by themselves.
+        if is_occupant(address):
+            await self._directory.leave(
+                user_id=user_id,
+                room_id=event.room_id,
+                reason=HIDDEN_TEXT.format(chat=address.partition("/")[0]),
             )
             return
         ghost = await self._ghosts.ensure(address)
@@ -126,6 +148,17 @@ class Membership:
                 await self.adopt_direct(event, address=address, user_id=event.sender)
                 return
         await self._invite_address(event, address)
+
+    async def _greet_inviter(self, event: RoomEvent) -> None:
+        if self._greet is None:
+            return
+        await self._notices.tell_room(
+            room_id=event.room_id,
+            sender=self._backend.bot,
+            text=await self._greet(Caller(user_id=event.sender, room_id=event.room_id)),
+            cause=f"greeting/{event.room_id}",
+            trace=event.trace_id,
+        )
 
     async def _is_for_two(self, room_id: RoomId, ghost: UserId, user_id: UserId) -> bool:
         """Whether nobody else is in a room that somebody called direct."""

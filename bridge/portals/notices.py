@@ -9,18 +9,27 @@ from bridge.content.events import split_message, to_event
 from bridge.content.model import Message
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import RoomId, TraceId, UserId
-from bridge.ports.chat import DELIVERIES, BotNotice, DirectMessage, RoomInvite
+from bridge.ports.chat import (
+    DELIVERIES,
+    BotNotice,
+    ChatPost,
+    ChatSubject,
+    DirectMessage,
+    GuestEnter,
+    RoomInvite,
+)
 from bridge.ports.codec import from_tagged, to_tagged
 from bridge.ports.matrix import MatrixBackend
 from bridge.storage import ghosts, journal, messages, portals, queues
 from bridge.storage.database import Database, Transaction, Unit
 from bridge.storage.messages import MappedMessage
-from bridge.storage.portals import DIRECT
+from bridge.storage.portals import DIRECT, PORTAL
 from bridge.storage.queues import QueueItem
 from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
 REMIND_EVERY_S = 10.0
+MAX_REASON = 500
 NOTICE_MARK = ".note."
 """In the transaction IDs of what we say ourselves: it is never bridged."""
 
@@ -93,6 +102,17 @@ class Notices:
             await self._tell_direct(delivery, text, f"{cause}/{item.id}", item)
         elif isinstance(delivery, RoomInvite):
             await self._decline(delivery, reason)
+        elif isinstance(delivery, ChatPost | ChatSubject):
+            what = "message" if isinstance(delivery, ChatPost) else "topic"
+            await self.tell_room(
+                room_id=delivery.room_id,
+                sender=self._backend.bot,
+                text=f"This {what} could not be delivered to {delivery.chat}: {reason}",
+                cause=f"{cause}/{item.id}",
+                trace=item.trace_id,
+            )
+        elif isinstance(delivery, GuestEnter):
+            await self._turn_away(delivery, reason, f"{cause}/{item.id}", item)
         now_ms = self._clock.now_ms()
         if cause != "parked":
             await self._database.write(lambda tx: _journal(tx, item, cause, reason, now_ms))
@@ -110,20 +130,59 @@ class Notices:
         except (NotFound, Refused) as exc:
             log.info("an invite could not be declined", room_id=invite.room_id, reason=exc.reason)
 
+    async def _turn_away(self, guest: GuestEnter, reason: str, cause: str, item: QueueItem) -> None:
+        """A chat will not have somebody: they leave the room that is the chat's own. Nobody is
+        removed from a room that was there before."""
+        portal = await self._database.read(
+            lambda tx: portals.of_chat(tx, adapter=self._adapter, chat=guest.chat)
+        )
+        if portal is None or portal.room_id is None:
+            return
+        member = await self._backend.member(portal.room_id, guest.user_id)
+        if member is None or member.membership != "join":
+            return
+        bot, room_id = self._backend.bot, portal.room_id
+        text = f"{guest.chat} will not let {member.displayname or guest.user_id} in: {reason}"
+        if portal.kind == PORTAL:
+            try:
+                await self._backend.kick(
+                    room_id=room_id, sender=bot, target=guest.user_id, reason=text[:MAX_REASON]
+                )
+            except (NotFound, Refused) as exc:
+                log.info("not turned away", room_id=room_id, reason=exc.reason)
+            else:
+                return
+        await self.tell_room(
+            room_id=room_id, sender=bot, text=text, cause=cause, trace=item.trace_id
+        )
+
     async def tell_waiting(self, item: QueueItem, waited_s: float) -> None:
         """An outbox row has waited for a while: its author is told once, for all that waits."""
         delivery: object = from_tagged(DELIVERIES, item.payload)
-        if not isinstance(delivery, DirectMessage):
-            return
         head = await self._database.read(
             lambda tx: queues.waiting_in_lane(tx, queues.OUTBOX, item.lane, limit=1)
         )
-        text = (
-            f"What you wrote is still waiting to be delivered to {delivery.to}: "
-            f"{item.reason or 'not delivered yet'}. It will be sent as soon as possible."
+        cause = f"waiting/{next(iter(head), item.id)}"
+        why = f"{item.reason or 'not delivered yet'}. It will be sent as soon as possible."
+        if isinstance(delivery, DirectMessage):
+            text = f"What you wrote is still waiting to be delivered to {delivery.to}: {why}"
+            await self._tell_direct(delivery, text, f"{cause}/{delivery.room_id}", item)
+        elif isinstance(delivery, ChatPost | ChatSubject | GuestEnter):
+            await self._tell_chat_waits(delivery.chat, why, cause, item)
+
+    async def _tell_chat_waits(self, chat: str, why: str, cause: str, item: QueueItem) -> None:
+        """Once for all that waits in the chat's lane, in its room."""
+        portal = await self._database.read(
+            lambda tx: portals.of_chat(tx, adapter=self._adapter, chat=chat)
         )
-        cause = f"waiting/{next(iter(head), item.id)}/{delivery.room_id}"
-        await self._tell_direct(delivery, text, cause, item)
+        if portal is not None and portal.room_id is not None:
+            await self.tell_room(
+                room_id=portal.room_id,
+                sender=self._backend.bot,
+                text=f"What is written here is still waiting to be delivered to {chat}: {why}",
+                cause=f"{cause}/{portal.room_id}",
+                trace=item.trace_id,
+            )
 
     async def _tell_direct(
         self, delivery: DirectMessage, text: str, cause: str, item: QueueItem

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import Row, delete, func, select
 
 from bridge.ids import UserId
 from bridge.storage.database import Transaction
@@ -55,3 +55,16 @@ def list_all(tx: Transaction, *, adapter: str) -> Sequence[StoredGuest]:
         .order_by(guests.c.entered_ms, guests.c.chat, guests.c.user_id)
     )
     return [_guest(row) for row in rows]
+
+
+def remove_all(tx: Transaction, *, adapter: str, chat: str) -> None:
+    tx.execute(delete(guests).where(guests.c.adapter == adapter, guests.c.chat == chat))
+
+
+def count_in(tx: Transaction, *, adapter: str, chat: str) -> int:
+    found: int = tx.execute(
+        select(func.count())
+        .select_from(guests)
+        .where(guests.c.adapter == adapter, guests.c.chat == chat)
+    ).scalar_one()
+    return found

@@ -22,10 +22,11 @@ class MappedMessage:
     event_id: EventId
     part: int
     chat: str
-    """Direct: the Matrix user; served: the room ID."""
+    """Direct: the Matrix user; served: the room ID; a foreign chat: its address."""
     sender: str
     """Origin `chat`: the author's address."""
     stanza_id: str
+    """Origin `matrix`: the chat's own ID of it, empty where it gave none."""
     origin_id: str | None
     origin: str
     receipt_due: bool
@@ -175,3 +176,14 @@ def forget_room(tx: Transaction, room_id: RoomId) -> Sequence[MappedMessage]:
     ).all()
     tx.execute(delete(messages).where(messages.c.room_id == room_id))
     return [_message(row) for row in rows]
+
+
+def forget_chat(tx: Transaction, *, adapter: str, room_id: RoomId, chat: str) -> None:
+    """A room and a foreign chat have nothing to do with each other any more."""
+    tx.execute(
+        delete(messages).where(
+            messages.c.adapter == adapter,
+            messages.c.room_id == room_id,
+            messages.c.chat == chat,
+        )
+    )

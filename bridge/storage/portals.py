@@ -45,6 +45,8 @@ class Portal:
     room_id: RoomId | None
     status: str
     closed_ms: int | None
+    since_position: int = 0
+    """What happened in the room up to here, before it was bound, is no business of the chat's."""
 
 
 def _portal(row: Row[Any]) -> Portal:
@@ -57,6 +59,7 @@ def _portal(row: Row[Any]) -> Portal:
         room_id=None if row.room_id is None else RoomId(row.room_id),
         status=row.status,
         closed_ms=row.closed_ms,
+        since_position=row.since_position or 0,
     )
 
 
@@ -113,6 +116,25 @@ def all_chats(tx: Transaction, *, adapter: str) -> Sequence[Portal]:
     return [_portal(row) for row in rows]
 
 
+def begin_closing(tx: Transaction, portal_id: int) -> None:
+    """From now on nothing is bridged; what stands in the room because of it is still to go."""
+    tx.execute(update(portals).where(portals.c.portal_id == portal_id).values(status="closing"))
+
+
+def closing(tx: Transaction, *, adapter: str) -> Sequence[Portal]:
+    """Portals of foreign chats that somebody began to close."""
+    rows = tx.execute(
+        select(portals)
+        .where(
+            portals.c.adapter == adapter,
+            portals.c.kind.in_(OF_CHAT),
+            portals.c.status == "closing",
+        )
+        .order_by(portals.c.portal_id)
+    ).all()
+    return [_portal(row) for row in rows]
+
+
 def former(tx: Transaction, *, adapter: str, chat: str, user_id: UserId) -> Sequence[Portal]:
     """The other open direct rooms of an address and a user, the newest first."""
     rows = tx.execute(
@@ -137,6 +159,7 @@ def bind(
     user_id: UserId,
     room_id: RoomId,
     now_ms: int,
+    since_position: int = 0,
 ) -> None:
     """Binds a chat to a room; the portal is open afterwards.
 
@@ -154,7 +177,7 @@ def bind(
             is_same = (portal.adapter, portal.chat, portal.user_id) == (adapter, chat, user_id)
             if is_same and portal.kind != kind and portal.kind in _OF_TWO:
                 close(tx, portal.portal_id, refused=False, now_ms=now_ms)
-    _open(tx, adapter, kind, chat, user_id, room_id, now_ms)
+    _open(tx, adapter, kind, chat, user_id, room_id, now_ms, since_position)
 
 
 def _open(
@@ -165,6 +188,7 @@ def _open(
     user_id: UserId,
     room_id: RoomId,
     now_ms: int,
+    since_position: int = 0,
 ) -> None:
     key = f"{room_id} {chat}" if kind in _PER_ROOM else chat
     tx.execute(
@@ -176,6 +200,7 @@ def _open(
             room_id=room_id,
             status="open",
             created_ms=now_ms,
+            since_position=since_position,
         )
     )
     tx.execute(
@@ -186,7 +211,7 @@ def _open(
             portals.c.chat == key,
             portals.c.user_id == user_id,
         )
-        .values(room_id=room_id, status="open", closed_ms=None)
+        .values(room_id=room_id, status="open", closed_ms=None, since_position=since_position)
     )
 
 

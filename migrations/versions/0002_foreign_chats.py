@@ -45,9 +45,11 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("occupants", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_occupants_absent_ms"), ["absent_ms"], unique=False)
+    op.add_column("portals", sa.Column("since_position", sa.BigInteger(), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("portals", "since_position")
     op.drop_table("occupants")
     op.drop_table("guests")
     op.drop_table("chats")

@@ -23,19 +23,14 @@ from bridge.bot.rooms import BackendRooms
 from bridge.delivery.queue import DurableQueue
 from bridge.errors import Unavailable
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
-from bridge.portals.directory import Directory
-from bridge.portals.from_chat import FromChat
-from bridge.portals.from_matrix import FromMatrix
-from bridge.portals.ghosts import Ghosts
-from bridge.portals.membership import Membership
-from bridge.portals.notices import Notices
+from bridge.portals.assembly import build_portals
 from bridge.ports.chat import DELIVERIES, BotNotice, Delivery, DirectMessage
 from bridge.ports.codec import from_tagged
 from bridge.ports.matrix import Acceptance
 from bridge.storage import events as event_rows
 from bridge.storage import journal, queues, streams
 from bridge.storage import rooms as room_rows
-from bridge.storage.database import Transaction
+from bridge.storage.database import Transaction, Unit
 from bridge.storage.queues import INBOX, OUTBOX, QueueItem, QueueTable
 from bridge.storage.schema import stream_acceptances, stream_events
 from tests.support.clock import FakeClock
@@ -64,6 +59,7 @@ class World:
         self.refused_by_peer: Mapping[str, str] = {}
         """Texts that the other servers refuse, and their words."""
         self._numbers = iter(range(1, 1_000_000))
+        self.starts = 1
         self._build(gateway)
 
     def _build(self, gateway: Server) -> None:
@@ -74,45 +70,25 @@ class World:
         backend = gateway.backend
         self.database = database
         addresses = LoopbackAddresses(server_name=gateway.name)
-        adapter = addresses.adapter
         commands = Dispatch(rooms=BackendRooms(backend=backend, addresses=[]))
-        ghosts = Ghosts(database=database, backend=backend, addresses=addresses, clock=clock)
-        directory = Directory(
-            database=database, backend=backend, ghosts=ghosts, adapter=adapter, clock=clock
-        )
-        notices = Notices(database=database, backend=backend, adapter=adapter, clock=clock)
-        self.from_chat = FromChat(
+        self.portals = portals = build_portals(
             database=database,
             backend=backend,
-            directory=directory,
-            ghosts=ghosts,
-            notices=notices,
             addresses=addresses,
             clock=clock,
+            random=random.Random(self.starts),
             on_command=commands.run,
         )
-        self.from_matrix = FromMatrix(
-            database=database,
-            backend=backend,
-            directory=directory,
-            ghosts=ghosts,
-            membership=Membership(
-                database=database,
-                backend=backend,
-                directory=directory,
-                ghosts=ghosts,
-                notices=notices,
-                adapter=adapter,
-                clock=clock,
-            ),
-            notices=notices,
-            addresses=addresses,
-            clock=clock,
-            on_command=commands.run,
+        self.starts += 1
+        self.from_chat, self.from_matrix = portals.from_chat, portals.from_matrix
+        self.notices, self.directory, self.ghosts = (
+            portals.notices,
+            portals.directory,
+            portals.ghosts,
         )
-        self.notices, self.directory, self.ghosts = notices, directory, ghosts
         gateway.lookups.attach(self.from_matrix)
         self.chat = LoopbackAdapter(listener=self.from_chat)
+        portals.access.attach(self.chat)
         self.inbox = self._queue(
             INBOX,
             deliver=self.from_chat.deliver,
@@ -122,8 +98,8 @@ class World:
         self.outbox = self._queue(
             OUTBOX,
             deliver=self._deliver,
-            on_parked=notices.on_parked,
-            on_waiting=notices.tell_waiting,
+            on_parked=self.notices.on_parked,
+            on_waiting=self.notices.tell_waiting,
         )
 
     def _queue(self, queue: QueueTable, **callables: Any) -> DurableQueue:
@@ -136,17 +112,18 @@ class World:
             **callables,
         )
 
-    async def _deliver(self, item: QueueItem) -> None:
+    async def _deliver(self, item: QueueItem) -> Unit[None] | None:
         delivery: Delivery = from_tagged(DELIVERIES, item.payload)
-        await self.chat.deliver(delivery, outbox_id=item.id, trace=item.trace_id)
+        chat_id = await self.chat.deliver(delivery, outbox_id=item.id, trace=item.trace_id)
+        return self.portals.to_chat.proved(item, chat_id)
 
     async def crash(self) -> None:
         """`kill -9` and a new start; what was delivered is remembered by the chat side. Told again
         is everything, as if the cursor had never been saved."""
-        delivered = self.chat.delivered
+        delivered, chats = self.chat.delivered, self.chat.chats
         gateway = await self.network.restart(self.gateway)
         self._build(gateway)
-        self.chat.delivered = delivered
+        self.chat.delivered, self.chat.chats = delivered, chats
         self.told_to = self.accepted_to = 0
 
     # --- moving on --------------------------------------------------------------------------
@@ -257,6 +234,12 @@ class World:
                 worked = True
                 await self.patiently(queue._run_lane(lane))
         return worked
+
+    async def tidy(self) -> None:
+        """What the portals do now and then."""
+        await self.portals.chats.tidy()
+        await self.portals.occupants.tidy()
+        await self.settle()
 
     async def remind(self) -> int:
         """What the long-running parts do now and then."""
