@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random as random_module
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
@@ -33,15 +34,18 @@ from bridge.adapters.xmpp.inbound import Stanza
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.lanes import StanzaLanes
 from bridge.adapters.xmpp.namespaces import MUC
+from bridge.adapters.xmpp.occupant.sessions import Occupants
 from bridge.adapters.xmpp.roomservice.occupants import People
 from bridge.adapters.xmpp.roomservice.rooms import RoomService
 from bridge.adapters.xmpp.stream import Received
 from bridge.clock import Clock
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
+from bridge.identity.localparts import alias_for
 from bridge.identity.resolver import Resolver
 from bridge.ids import RoomAlias, RoomId, ServerName, TraceId, UserId
 from bridge.ports.chat import (
     BotNotice,
+    ChatInfo,
     ChatListener,
     Delivery,
     DirectMessage,
@@ -62,6 +66,8 @@ log = get_logger("xmpp")
 
 NAME = "xmpp"
 _DRAIN_S = 5.0
+_CHATS_KEPT = 10_000
+_NUMBER = re.compile(r"\+?[0-9]+")
 
 
 class XmppAddresses:
@@ -71,6 +77,7 @@ class XmppAddresses:
         self, *, domain: str, server_name: ServerName, bot: str = "isthmus", prefix: str = ""
     ) -> None:
         self.book = AddressBook(component=domain, server=server_name, bot=bot, prefix=prefix)
+        self.chats: dict[str, None] = {}
 
     @property
     def adapter(self) -> str:
@@ -81,7 +88,31 @@ class XmppAddresses:
         return None if jid is None else str(jid)
 
     def user_of(self, address: str) -> UserId:
-        return self.book.user_of(Jid.parse(address)).user_id
+        return self.book.user_of_address(address)
+
+    def chat_of(self, alias: RoomAlias) -> str | None:
+        jid = self.book.unwrap(alias)
+        return None if jid is None or jid.domain == self.book.component else str(jid.bare)
+
+    def alias_of(self, chat: str) -> RoomAlias:
+        jid = Jid.parse(chat).prepared()
+        if jid.resource or jid.domain == self.book.component:
+            raise BadInput(f"not the address of a foreign chat: {chat[:80]!r}")
+        return alias_for(str(jid), self.book.server, prefix=self.book.prefix)
+
+    def link_of(self, address: str) -> str:
+        """`?join` for what has shown itself as a chat; an address alone does not tell."""
+        jid = Jid.parse(address).bare
+        is_ours = jid.domain == self.book.component and jid.local[:1] in ("#", "!")
+        is_chat = is_ours or str(jid) in self.chats
+        return to_uri(jid, "join" if is_chat else "")
+
+    def note_chat(self, chat: str) -> None:
+        """This address is a chat's: it has said so."""
+        self.chats.pop(chat, None)
+        self.chats[chat] = None
+        while len(self.chats) > _CHATS_KEPT:
+            del self.chats[next(iter(self.chats))]
 
     def room_of(self, text: str) -> RoomAlias | RoomId | None:
         """The room behind a JID of ours or an `xmpp:` link to it, as somebody types it."""
@@ -95,7 +126,12 @@ class XmppAddresses:
         return where.room if isinstance(where, Room) else None
 
     def default_name(self, address: str) -> str:
+        """Nobody vouches for a localpart that looks like a number: it is no name."""
         jid = Jid.parse(address)
+        if jid.resource[:1] == "n" and jid.resource[1:]:
+            return jid.resource[1:]
+        if _NUMBER.fullmatch(jid.local):
+            return str(jid.bare)
         return jid.local or jid.domain
 
 
@@ -130,7 +166,7 @@ class XmppAdapter:
             settings=settings,
             clock=clock,
             random=random,
-            on_connected=lambda: self._rooms.checking.on_connected(),
+            on_connected=self._on_connected,
             on_status=on_status,
         )
         self._lanes = StanzaLanes(
@@ -173,6 +209,18 @@ class XmppAdapter:
             timeout_s=settings.limits.lookup_timeout_s,
             lookups=settings.limits.joins,
         )
+        self._occupants = Occupants(
+            adapter=NAME,
+            wire=self._connection,
+            database=database,
+            listener=listener,
+            book=self._book,
+            clock=clock,
+            random=random,
+            limits=settings.limits,
+            new_trace=self._new_trace,
+        )
+        self._addresses = addresses
         self._is_loaded = False
 
     @property
@@ -189,12 +237,19 @@ class XmppAdapter:
 
     async def run(self) -> None:
         await self._rooms.load()
+        for chat in await self._occupants.load():
+            self._addresses.note_chat(chat)
         self._is_loaded = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lanes.run())
             group.create_task(self._connection.run())
             group.create_task(self._sort())
             group.create_task(self._rooms.checking.run())
+            group.create_task(self._occupants.run())
+
+    def _on_connected(self) -> None:
+        self._rooms.checking.on_connected()
+        self._occupants.on_connected()
 
     async def stop(self) -> None:
         """Accepts nothing more; returns when what was accepted is stored. `run` goes on.
@@ -207,12 +262,13 @@ class XmppAdapter:
                 while self._connection.has_unread or not self._lanes.is_empty:
                     await self._lanes.wait_empty()
                     await asyncio.sleep(0)  # what is unread goes into lanes now
+                await self._occupants.wait_idle()
         except TimeoutError:
             log.warning("stanzas dropped at the end")
 
     # --- deliveries -----------------------------------------------------------------------------
 
-    async def deliver(self, delivery: Delivery, *, outbox_id: int, trace: TraceId) -> None:
+    async def deliver(self, delivery: Delivery, *, outbox_id: int, trace: TraceId) -> str | None:
         if not self._is_loaded:
             raise Unavailable("the XMPP side is not running yet")
         own_id = outbound.outgoing_id(self._database.epoch, outbox_id)
@@ -225,8 +281,24 @@ class XmppAdapter:
                     await self._rooms.invite(delivery, key=key, own_id=own_id)
                 case DirectMessage() | Receipt() | Failure() | BotNotice():
                     await self._direct.deliver(delivery, key=key, own_id=own_id)
+                case _:
+                    return await self._occupants.deliver(delivery, key=key, own_id=own_id)
         except BadInput as exc:
             raise Refused(exc.reason, rule="address") from exc
+        return None
+
+    # --- foreign chats --------------------------------------------------------------------------
+
+    async def describe(self, chat: str) -> ChatInfo:
+        info = await self._occupants.describe(chat)
+        self._addresses.note_chat(info.chat)
+        return info
+
+    async def affiliation(self, chat: str, user_id: UserId) -> str | None:
+        return await self._occupants.affiliation(chat, user_id)
+
+    async def await_confirmation(self, chat: str, code: str, *, timeout_s: float) -> str | None:
+        return await self._occupants.await_confirmation(chat, code, timeout_s=timeout_s)
 
     # --- stanzas --------------------------------------------------------------------------------
 
@@ -234,7 +306,8 @@ class XmppAdapter:
         """Takes stanzas from the connection into their lanes."""
         while True:
             received = await self._connection.receive()
-            if self._rooms.checking.take(received.element):
+            xml = received.element
+            if self._occupants.take(xml) or self._rooms.checking.take(xml):
                 continue
             if not await self._lanes.put(_lane(received), received):
                 try:

@@ -60,6 +60,7 @@ __all__ = [
 
 MatrixId = UserId | RoomAlias | RoomId
 
+_OCCUPANT_KEYS: dict[str, localparts.OccupantKey] = {"i": "occupant-id", "n": "nickname"}
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-._=+~$()*,;?^|{}[]!#")
 _ESCAPE = re.compile(r"\\([0-9a-f]{2})")
 _ESCAPE_TYPED = re.compile(r"(?:\\[0-9A-Fa-f]{2})+")
@@ -146,6 +147,17 @@ class AddressBook:
                 return localparts.GhostName(user_id=user_id)
             case _:
                 raise NotFound(f"nobody has the address {jid.bare}")
+
+    def user_of_address(self, address: str) -> UserId:
+        """As `user_of`, also for an occupant whose real address is hidden: `CHAT/iID` by
+        occupant-id (XEP-0421), `CHAT/nNICKNAME` where there is none."""
+        jid = Jid.parse(address)
+        kind, key = _OCCUPANT_KEYS.get(jid.resource[:1]), jid.resource[1:]
+        if jid.domain == self.component or kind is None or not key:
+            return self.user_of(jid).user_id
+        return localparts.user_id_for_occupant(
+            str(jid.bare), key, self.server, kind=kind, prefix=self.prefix
+        ).user_id
 
     def destination_of(self, jid: Jid) -> Destination:
         """What stands at a JID of our domain. NotFound: nothing can."""

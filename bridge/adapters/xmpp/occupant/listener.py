@@ -1,0 +1,296 @@
+"""Stanzas of the chats that we visit. All copies but the listener's are dropped unread.
+
+Each message in a chat comes once for every guest of ours. One guest, the listener, is heard; the
+others only in what concerns themselves: their own presence, errors, a post they wait for. This is
+called for every stanza in the order of arrival, and must stay cheap: two look-ups by raw address.
+
+Nothing is ever answered with an error to a room: some remove an occupant for that.
+Spec: XEP-0045, 7 to 10.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+from xml.etree import ElementTree as ET
+
+from bridge.adapters.xmpp.namespaces import COMPONENT, MUC_USER
+from bridge.adapters.xmpp.occupant import entering, presences
+from bridge.adapters.xmpp.occupant.chat import Guest, VisitedChat
+from bridge.adapters.xmpp.occupant.posting import error_from
+from bridge.adapters.xmpp.occupant.presences import MucPresence, read_presence
+from bridge.adapters.xmpp.occupant.reading import Reading
+from bridge.clock import Clock
+from bridge.errors import Unavailable
+from bridge.ports.chat import SubjectChanged
+
+_MESSAGE: Final = "{jabber:component:accept}message"
+_PRESENCE: Final = "{jabber:component:accept}presence"
+
+
+class Keeper(Protocol):
+    """What the chats' keeper does about what is heard; nothing here waits for it."""
+
+    def find(self, chat: str) -> VisitedChat | None: ...
+
+    def on_told(self, chat: VisitedChat) -> None:
+        """Something waits to be told, or may be caught up on."""
+
+    def on_removed(self, chat: VisitedChat, guest: Guest, presence: MucPresence) -> None: ...
+
+    def on_lost(self, chat: VisitedChat) -> None:
+        """Somebody is out without anybody's decision."""
+
+    def on_destroyed(self, chat: VisitedChat, presence: MucPresence) -> None: ...
+
+    def on_configured(self, chat: VisitedChat) -> None: ...
+
+    def on_created(self, chat: VisitedChat, guest: Guest) -> None: ...
+
+    def on_identity(self, chat: VisitedChat) -> None: ...
+
+
+class Listening:
+    def __init__(
+        self,
+        *,
+        keeper: Keeper,
+        reading: Reading,
+        clock: Clock,
+        component: str,
+    ) -> None:
+        self._keeper = keeper
+        self._reading = reading
+        self._clock = clock
+        self._component = component
+
+    def take(self, xml: ET.Element) -> bool:
+        """Whether the stanza belongs to a chat that we visit; it goes nowhere else then."""
+        bare, _, nickname = xml.get("from", "").partition("/")
+        chat = self._keeper.find(bare)
+        if chat is None:
+            return False
+        guest = chat.by_address.get(xml.get("to", ""))
+        type = xml.get("type", "")
+        if xml.tag == _MESSAGE:
+            if type == "groupchat":
+                if guest is None:
+                    return True
+                if guest is chat.listener:
+                    self._on_group_message(chat, xml, nickname)
+                elif nickname == guest.nickname:
+                    mark = presences.archive_id(xml, chat.name)
+                    chat.reflections.see(presences.ids_of(xml), mark)
+                return True
+            if guest is None:
+                return False  # an invitation, perhaps
+            if type == "error":
+                chat.reflections.fail(xml.get("id", ""), error_from(xml))
+            return True
+        if xml.tag != _PRESENCE:
+            return False
+        if guest is not None:
+            self._on_presence(chat, guest, xml, nickname, type)
+        return True
+
+    # --- presence -------------------------------------------------------------------------------
+
+    def _on_presence(
+        self, chat: VisitedChat, guest: Guest, xml: ET.Element, nickname: str, type: str
+    ) -> None:
+        if type == "error":
+            if guest.asked is not None and nickname in (guest.asked, ""):
+                undecided = chat.undecided.pop(guest.asked, None)
+                guest.resolve(entering.error_from(xml))
+                if undecided is not None:
+                    self._on_other(chat, undecided)
+            return
+        if type not in ("", "unavailable"):
+            return
+        is_own = bool(nickname) and (
+            nickname == (guest.asked if guest.state == "entering" else guest.nickname)
+        )
+        is_told = guest is chat.listener or (guest.state == "entering" and _is_self(xml))
+        if not is_own and not is_told:
+            return
+        presence = read_presence(xml, nickname)
+        if is_own or presences.SELF in presence.statuses:
+            if presence.is_gone:
+                self._on_own_gone(chat, guest, presence)
+            else:
+                self._on_own(chat, guest, presence)
+        elif guest is chat.listener and nickname:
+            self._on_other(chat, presence)
+
+    def _on_own(self, chat: VisitedChat, guest: Guest, presence: MucPresence) -> None:
+        guest.affiliation = presence.affiliation
+        if guest.state != "entering":
+            return  # nothing new, or too late an answer: they ask again
+        guest.nickname = presence.nickname
+        guest.state = "in"
+        chat.undecided.pop(presence.nickname, None)
+        if presences.CREATED in presence.statuses:
+            self._keeper.on_created(chat, guest)
+        if guest is chat.listener:
+            chat.heard_s = self._clock.monotonic_s()
+            chat.table, chat.coming = chat.coming, {}
+            chat.table.pop(guest.nickname, None)
+            shows = presences.SHOWS_ADDRESSES in presence.statuses
+            if chat.identify(shows_addresses=shows):
+                self._keeper.on_identity(chat)
+            chat.needs_roll = False
+            chat.tell_roll()
+            self._keeper.on_told(chat)
+        guest.resolve()
+
+    def _on_own_gone(self, chat: VisitedChat, guest: Guest, presence: MucPresence) -> None:
+        if presences.RENAMED in presence.statuses and presence.new_nickname:
+            guest.nickname = presence.new_nickname
+            chat.undecided.pop(guest.nickname, None)
+            guest.resolve()
+            return
+        was = guest.state
+        chat.lose(guest)
+        guest.affiliation = None
+        if presence.destroyed is not None:
+            self._keeper.on_destroyed(chat, presence)
+        elif was == "in" and presence.how != "left":
+            self._keeper.on_removed(chat, guest, presence)
+        elif was == "in":
+            self._keeper.on_lost(chat)
+        if was == "entering":
+            guest.resolve(Unavailable("the room put them out again"))
+        else:
+            guest.resolve()
+        self._keeper.on_told(chat)
+
+    def _on_other(self, chat: VisitedChat, presence: MucPresence) -> None:
+        if self._is_ours(chat, presence):
+            return
+        listener = chat.listener
+        if listener is not None and listener.state == "entering":
+            if not presence.is_gone:
+                chat.coming[presence.nickname] = chat.seen(presence)
+            return
+        if not presence.is_gone:
+            chat.see(chat.seen(presence))
+        elif presences.RENAMED in presence.statuses and presence.new_nickname:
+            seen = chat.table.get(presence.nickname)
+            if seen is not None:
+                chat.rename(seen, presence.new_nickname)
+        else:
+            chat.unsee(presence)
+        self._keeper.on_told(chat)
+
+    def _is_ours(self, chat: VisitedChat, presence: MucPresence) -> bool:
+        """By the real address where it is shown, else by the nickname that a guest holds. One that
+        a guest is just asking for may be a stranger's, who came first: that is told by the answer.
+        """
+        if presence.address is not None:
+            return presence.address.domain == self._component
+        if chat.guest_named(presence.nickname) is not None:
+            return True
+        if presence.nickname in chat.table:
+            return False
+        if any(guest.asked == presence.nickname for guest in chat.guests.values()):
+            chat.undecided[presence.nickname] = presence
+            return True
+        return False
+
+    # --- messages -------------------------------------------------------------------------------
+
+    def _on_group_message(self, chat: VisitedChat, xml: ET.Element, nickname: str) -> None:
+        chat.heard_s = self._clock.monotonic_s()
+        if not nickname:
+            self._on_room(chat, xml)
+            return
+        mark = presences.archive_id(xml, chat.name)
+        at_ms = presences.delayed_ms(xml, chat.name)
+        is_own = chat.guest_named(nickname) is not None
+        subject = _subject(xml)
+        if subject is not None:
+            self._on_subject(chat, nickname, subject, at_ms, is_own=is_own)
+        elif at_ms is not None:
+            if not self._reading.see_own(chat, xml, nickname, mark):
+                self._tell_message(chat, xml, nickname, mark, at_ms)
+        elif is_own:
+            chat.reflections.see(presences.ids_of(xml), mark)
+        else:
+            self._watch(chat, xml, nickname)
+            self._tell_message(chat, xml, nickname, mark, None)
+
+    def _tell_message(
+        self,
+        chat: VisitedChat,
+        xml: ET.Element,
+        nickname: str,
+        mark: str | None,
+        at_ms: int | None,
+    ) -> None:
+        if chat.is_silent:
+            return
+        message = self._reading.to_message(chat, xml, nickname, to="", archive_id=mark, at_ms=at_ms)
+        if message is not None:
+            chat.tell(message)
+            self._keeper.on_told(chat)
+
+    def _on_room(self, chat: VisitedChat, xml: ET.Element) -> None:
+        """The chat speaks itself: about its configuration, or its subject. Anything else that it
+        says is for clients to show, and nobody's message."""
+        statuses = presences.message_statuses(xml)
+        if statuses & presences.SEMI_ANONYMOUS and chat.identify(shows_addresses=False):
+            self._keeper.on_identity(chat)
+            chat.tell_roll()
+        if statuses:
+            self._keeper.on_configured(chat)
+        subject = _subject(xml)
+        if subject is not None:
+            at_ms = presences.delayed_ms(xml, chat.name)
+            self._on_subject(chat, "", subject, at_ms, is_own=False)
+        self._keeper.on_told(chat)
+
+    def _on_subject(
+        self, chat: VisitedChat, nickname: str, text: str, at_ms: int | None, *, is_own: bool
+    ) -> None:
+        """It is shown at each entering: news only when it differs."""
+        asked = chat.subject_asked
+        if is_own and asked is not None and asked[1] == text:
+            chat.reflections.see([asked[0]], None)
+        is_news = text != chat.subject
+        chat.subject = text
+        if not is_news or is_own:
+            return
+        seen = chat.table.get(nickname)
+        chat.tell(
+            SubjectChanged(
+                chat=chat.name,
+                occupant=None if seen is None else seen.occupant,
+                text=text,
+                at_ms=at_ms,
+            )
+        )
+        self._keeper.on_told(chat)
+
+    def _watch(self, chat: VisitedChat, xml: ET.Element, nickname: str) -> None:
+        """An owner or admin says what somebody waits for. The room vouches for both."""
+        if not chat.watches:
+            return
+        seen = chat.table.get(nickname)
+        if seen is None or seen.affiliation not in ("owner", "admin"):
+            return
+        text = presences.body_of(xml)
+        for watch in chat.watches:
+            if watch.code in text and not watch.found.done():
+                watch.found.set_result(nickname)
+
+
+def _is_self(xml: ET.Element) -> bool:
+    path = f"{{{MUC_USER}}}x/{{{MUC_USER}}}status"
+    return any(status.get("code") == "110" for status in xml.iterfind(path))
+
+
+def _subject(xml: ET.Element) -> str | None:
+    """Spec: XEP-0045, 8.1: a subject and no body."""
+    found = xml.find(f"{{{COMPONENT}}}subject")
+    if found is None or xml.find(f"{{{COMPONENT}}}body") is not None:
+        return None
+    return None if xml.find(f"{{{COMPONENT}}}thread") is not None else found.text or ""

@@ -1,0 +1,100 @@
+"""Group messages of a foreign chat as values: live ones, and those of its archive or history.
+
+Who wrote a message of the past is told by the message itself; the present holder of the nickname
+may be somebody else. Spec: XEP-0045, 7.2.14 and 7.4; XEP-0421, 3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from xml.etree import ElementTree as ET
+
+from bridge.adapters.xmpp import inbound
+from bridge.adapters.xmpp.occupant.chat import VisitedChat
+from bridge.adapters.xmpp.occupant.presences import (
+    ids_of,
+    occupant_id_of,
+    shown_address,
+)
+from bridge.errors import BadInput
+from bridge.ids import TraceId
+from bridge.ports.chat import ChatMessage, Occupant
+
+_ANY_OWN_ID = re.compile(r"[A-Za-z0-9_-]+\.out\.[0-9]{1,18}")
+"""An id that a gateway like ours gave; ours under an older epoch, if a guest of ours wrote it."""
+_NAME_CHARACTERS = 255
+
+
+class Reading:
+    def __init__(self, *, adapter: str, new_trace: Callable[[], TraceId]) -> None:
+        self._adapter = adapter
+        self._new_trace = new_trace
+
+    def see_own(
+        self, chat: VisitedChat, xml: ET.Element, nickname: str, archive_id: str | None
+    ) -> bool:
+        """Whether a message of the past is one of ours; then it proves a post.
+
+        Anybody may write under an id of ours: it proves nothing under another's nickname.
+        """
+        names = ids_of(xml)
+        if chat.has_had(nickname):
+            chat.reflections.see(names, archive_id)
+            return any(_ANY_OWN_ID.fullmatch(name) for name in names)
+        return any(chat.reflections.is_own_id(name) for name in names)
+
+    def author_of(
+        self, chat: VisitedChat, xml: ET.Element, nickname: str, *, is_past: bool
+    ) -> Occupant:
+        seen = chat.table.get(nickname)
+        if seen is not None and not is_past:
+            return seen.occupant
+        address = chat.address_of(
+            nickname,
+            occupant_id=occupant_id_of(xml),
+            real=shown_address(xml) if is_past and chat.identity == "address" else None,
+        )
+        return Occupant(address=address, nickname=nickname)
+
+    def to_message(
+        self,
+        chat: VisitedChat,
+        xml: ET.Element,
+        nickname: str,
+        *,
+        to: str,
+        archive_id: str | None,
+        at_ms: int | None,
+    ) -> ChatMessage | None:
+        """None: it says nothing that can be carried."""
+        if xml.get("to") is None:
+            xml.set("to", to)
+        try:
+            stanza = inbound.read_stanza(xml)
+            message = inbound.to_message(stanza)
+        except BadInput:
+            return None
+        if message is None:
+            return None
+        author = self.author_of(chat, xml, nickname, is_past=at_ms is not None)
+        trace = self._new_trace()
+        past_id = None if at_ms is None else f"at.{at_ms}"
+        return ChatMessage(
+            adapter=self._adapter,
+            sender=author.address,
+            session=f"{chat.name}/{nickname}",
+            to_user=None,
+            to_room=None,
+            sent_to=chat.name,
+            stanza_id=stanza.id or archive_id or past_id or str(trace),
+            origin_id=inbound.origin_id(stanza),
+            fingerprint=inbound.fingerprint(stanza),
+            wants_receipt=False,
+            message=message,
+            trace=trace,
+            to_chat=chat.name,
+            sender_name=nickname[:_NAME_CHARACTERS],
+            archive_id=archive_id,
+            at_ms=at_ms,
+        )
