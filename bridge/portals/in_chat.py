@@ -206,7 +206,7 @@ class InChat:
                         chat=chat,
                         sender=message.sender,
                         stanza_id=message.archive_id or message.stanza_id,
-                        origin_id=message.origin_id,
+                        origin_id=message.origin_id or message.stanza_id,
                         origin="chat",
                         receipt_due=False,
                         session=message.session,

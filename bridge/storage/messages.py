@@ -26,7 +26,8 @@ class MappedMessage:
     sender: str
     """Origin `chat`: the author's address."""
     stanza_id: str
-    """Origin `matrix`: the chat's own ID of it, empty where it gave none."""
+    """The author's; in a foreign chat the chat's own ID, where it gave one, and the author's is
+    `origin_id`. Empty: it was written on Matrix, and the chat gave none."""
     origin_id: str | None
     origin: str
     receipt_due: bool
