@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.adapters.xmpp.addresses import AddressBook
+from bridge.adapters.xmpp.addresses import AddressBook, to_uri
 from bridge.adapters.xmpp.conversions import XmppConversions
+from bridge.adapters.xmpp.jid import Jid
 from bridge.errors import BadInput, Misconfigured, NotFound, Refused
 from bridge.identity import resolver as resolver_module
 from bridge.identity.resolver import (
@@ -214,7 +215,7 @@ async def test_whatever_is_typed_is_answered_and_the_answer_resolves_to_itself(t
     except (BadInput, NotFound, Refused):
         return
     assert found.address is not None
-    again = await resolver.resolve(found.address)
+    again = await resolver.resolve(to_uri(Jid.parse(found.address)))
     assert (again.user_id, again.address) == (found.user_id or again.user_id, found.address)
     for matrix_id in (found.user_id, found.room):
         assert matrix_id is None or len(matrix_id.encode()) <= MAX_ID_BYTES
