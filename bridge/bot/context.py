@@ -34,6 +34,10 @@ class RoomActions(Protocol):
         """The caller's own membership, or an invite of theirs. NotFound: there is none."""
         ...
 
+    async def is_direct(self, room_id: RoomId) -> bool:
+        """A chat of two, which is nobody's to plumb."""
+        ...
+
     def room_from_typed(self, text: str) -> RoomAlias | RoomId:
         """What a person would type for a room. Raises BadInput."""
         ...

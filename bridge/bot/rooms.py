@@ -59,6 +59,9 @@ class BackendRooms:
             raise NotFound("you are not in this room")
         await self._backend.leave(user_id=user_id, room_id=room_id)
 
+    async def is_direct(self, room_id: RoomId) -> bool:
+        return (await self._backend.room(room_id)).direct
+
     def room_from_typed(self, text: str) -> RoomAlias | RoomId:
         for read in self._addresses:
             found = read(text)

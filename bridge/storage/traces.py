@@ -230,7 +230,8 @@ def _arriving(tx: Transaction, trace: TraceId) -> list[Arriving]:
 
 
 def _sender(json: str) -> str:
-    pdu: object = orjson.loads(json)
+    """Of a refused event only the reason is kept."""
+    pdu: object = orjson.loads(json) if json else None
     return str(pdu.get("sender", "")) if isinstance(pdu, dict) else ""
 
 

@@ -10,6 +10,7 @@ from bridge.ports.command import Caller
 from tests.support.bot import (
     ADMIN,
     ALICE,
+    DIRECT,
     JULIET,
     NOBODY,
     FakePortals,
@@ -47,10 +48,12 @@ async def test_plumb_takes_the_room_that_is_named_or_this_one() -> None:
 
 async def test_plumb_needs_a_room_where_there_is_none_and_a_chat_that_is_one() -> None:
     portals = FakePortals()
-    for line in (f"plumb {TEA}", "plumb nonsense !a:b", f"plumb {TEA} nonsense"):
-        answer = await bench(portals=portals).answer(Caller(user_id=JULIET), line)
-        assert answer.outcome is Outcome.MISUSED
-        assert "plumb CHAT [ROOM]" in answer.text
+    for room_id in (None, DIRECT):
+        caller = Caller(user_id=JULIET, room_id=room_id)
+        for line in (f"plumb {TEA}", "plumb nonsense !a:b", f"plumb {TEA} nonsense"):
+            answer = await bench(portals=portals).answer(caller, line)
+            assert answer.outcome is Outcome.MISUSED
+            assert "plumb CHAT [ROOM]" in answer.text
     assert portals.asked == []
 
 

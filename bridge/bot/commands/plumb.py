@@ -8,12 +8,12 @@ from bridge.ports.command import Argument, CommandInfo, Level
 
 
 async def run(context: Context) -> str:
-    chat = context.rooms.chat_from_typed(context.arguments[0])
+    chat, here = context.rooms.chat_from_typed(context.arguments[0]), context.caller.room_id
     if len(context.arguments) > 1:
         target = context.rooms.room_from_typed(context.arguments[1])
         room_id = await context.rooms.find_room(target)
-    elif context.caller.room_id is not None:
-        room_id = context.caller.room_id
+    elif here is not None and not await context.rooms.is_direct(here):
+        room_id = here
     else:
         raise BadInput("into which room? Write its alias or ID behind the chat")
     return await present(context.portals).plumb(

@@ -55,17 +55,22 @@ def _names(payload: Mapping[str, Any], keys: tuple[str, ...], address: str) -> b
 
 def tell(story: Story, *, is_admin: bool) -> str:
     """The story in lines: what was, in the order of time; what is; what comes."""
+    # Within one millisecond: taken in, then an event, then what was decided about it.
     past = [
-        (entry.at_ms, f"{entry.step}: {entry.decision}" + (entry.detail and f" ({entry.detail})"))
+        (
+            entry.at_ms,
+            0 if entry.step == "accept" else 2,
+            f"{entry.step}: {entry.decision}" + (entry.detail and f" ({entry.detail})"),
+        )
         for entry in story.entries
     ]
     for event in story.events:
         said = f"event {event.event_id} in {event.room_id}"
         if event.verdict != ACCEPTED:
             said += f" was not let in: {event.verdict} ({event.rule or 'no rule known'})"
-        past.append((event.received_ms, said))
-    past.sort(key=lambda one: one[0])
-    lines = [f"Message {story.traces[0]}:", *(f"{to_time(at)} {said}" for at, said in past)]
+        past.append((event.received_ms, 1, said))
+    past.sort(key=lambda one: one[:2])
+    lines = [f"Message {story.traces[0]}:", *(f"{to_time(at)} {said}" for at, _, said in past)]
     lines.extend(_standing(story, is_admin=is_admin))
     if not _is_open(story):
         lines.append("Nothing more happens to it.")
