@@ -16,7 +16,7 @@ from bridge.portals.from_chat import FromChat
 from bridge.portals.from_matrix import FromMatrix, OnCommand
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.in_chat import InChat
-from bridge.portals.membership import Membership
+from bridge.portals.membership import Greet, Membership
 from bridge.portals.notices import Notices
 from bridge.portals.occupants import Occupants
 from bridge.portals.plumbing import Plumbing
@@ -56,6 +56,7 @@ def build_portals(
     clock: Clock,
     random: Random,
     on_command: OnCommand,
+    greet: Greet | None = None,
     on_demand: bool = True,
     version: RoomVersionId | None = None,
     most_shown: int = 200,
@@ -117,6 +118,7 @@ def build_portals(
                 notices=notices,
                 adapter=adapter,
                 clock=clock,
+                greet=greet,
             ),
             notices=notices,
             addresses=addresses,

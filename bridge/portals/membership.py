@@ -48,6 +48,9 @@ def is_occupant(address: str) -> bool:
     return "/" in address
 
 
+Greet = Callable[[Caller], Awaitable[str]]
+
+
 class Membership:
     def __init__(
         self,
@@ -59,7 +62,7 @@ class Membership:
         notices: Notices,
         adapter: str,
         clock: Clock,
-        greet: Callable[[Caller], Awaitable[str]] | None = None,
+        greet: Greet | None = None,
     ) -> None:
         """`greet`: what the bot says first to whoever invites it."""
         self._database = database

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from bridge.ids import RoomAlias, RoomId
+from bridge.ids import EventId, RoomAlias, RoomId, TraceId
+from bridge.portals.membership import Membership
+from bridge.ports.command import Caller
+from bridge.ports.matrix import RoomEvent
+from tests.support.bot import bench
 from tests.support.world import ALICE, BOB, GATEWAY, JULIET, ROMEO, World
 
 
@@ -111,3 +115,42 @@ async def test_the_bot_put_out_and_invited_again_answers(world: World) -> None:
     await world.say(room_id, "help")
     await world.settle()
     assert len(await answers(world, room_id)) == 1
+
+
+async def test_whoever_invites_the_bot_is_greeted_once_and_told_what_they_may_do(
+    world: World,
+) -> None:
+    async def greet(caller: Caller) -> str:
+        return f"Hello {caller.user_id}, {len(await bench().greet(caller))} words follow"
+
+    room_id = await talk_to_bot(world)
+    backend = world.gateway.backend
+    membership = Membership(
+        database=world.database,
+        backend=backend,
+        directory=world.directory,
+        ghosts=world.ghosts,
+        notices=world.notices,
+        adapter="loopback",
+        clock=world.clock,
+        greet=greet,
+    )
+    invite = RoomEvent(
+        position=1,
+        room_id=room_id,
+        event_id=EventId("$invite"),
+        type="m.room.member",
+        sender=ALICE,
+        state_key=backend.bot,
+        content={"membership": "invite", "is_direct": True},
+        origin_server_ts=0,
+        extensible=False,
+        own=False,
+        transaction_id=None,
+        trace_id=TraceId("t"),
+    )
+    for _ in range(2):
+        await membership.on_member(invite)
+        await world.settle()
+    (greeting,) = await answers(world, room_id)
+    assert greeting.startswith(f"Hello {ALICE}")

@@ -33,6 +33,7 @@ TEA = PortalView(
     guests=2,
     occupants=1,
 )
+DIRECT = RoomId("!direct:matrix.example")
 EMPTY = Backlog(waiting=0, oldest_ms=None, parked=0)
 
 
@@ -49,6 +50,9 @@ class NoRooms:
 
     async def leave(self, *, user_id: UserId, room_id: RoomId) -> None:
         raise NotFound("you are not in this room")
+
+    async def is_direct(self, room_id: RoomId) -> bool:
+        return room_id == DIRECT
 
     def room_from_typed(self, text: str) -> RoomAlias | RoomId:
         if text.startswith("!"):
