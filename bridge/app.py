@@ -20,13 +20,15 @@ from bridge import __version__
 from bridge.adapters.xmpp.adapter import XmppAdapter, XmppAddresses
 from bridge.adapters.xmpp.config import XmppSettings
 from bridge.adapters.xmpp.connection import Status
+from bridge.adapters.xmpp.conversions import XmppConversions
+from bridge.adapters.xmpp.jid import Jid
 from bridge.backends.native.backend import NativeBackend
 from bridge.backends.native.feed import NativeFeed
 from bridge.backends.native.lookups import ListenerLookups
-from bridge.bot.dispatch import Dispatch
-from bridge.bot.rooms import BackendRooms
+from bridge.bot.assembly import build_bot
+from bridge.bot.control import SOCKET
 from bridge.clock import Clock, SystemClock
-from bridge.config import Settings, validated
+from bridge.config import IdentitySettings, Settings, validated
 from bridge.delivery.backoff import Backoff
 from bridge.delivery.queue import DurableQueue
 from bridge.delivery.upkeep import Upkeep
@@ -46,21 +48,18 @@ from bridge.federation.server.membership import Membership as MembershipEndpoint
 from bridge.federation.server.queries import Queries
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
+from bridge.identity.resolver import NumberTemplate, Resolver, SourceSettings, Voucher
+from bridge.identity.sources import build_sources
 from bridge.ids import RoomVersionId, ServerName, UserId, parse_server_name, parse_user_id
 from bridge.net.addresses import AddressPolicy, parse_networks
 from bridge.net.client import HttpClient
 from bridge.net.dns import DnsResolver
-from bridge.portals.directory import Directory
-from bridge.portals.from_chat import FromChat
-from bridge.portals.from_matrix import FromMatrix
-from bridge.portals.ghosts import Ghosts
-from bridge.portals.membership import Membership
-from bridge.portals.notices import Notices
+from bridge.portals.assembly import build_portals
 from bridge.ports.chat import DELIVERIES, Delivery
 from bridge.ports.codec import from_tagged
 from bridge.rooms.assembly import Rooms, build_rooms
 from bridge.storage import migrate, queues
-from bridge.storage.database import Database
+from bridge.storage.database import Database, Unit
 from bridge.storage.queues import INBOX, OUTBOX, QueueItem
 from bridge.telemetry.log import configure_log, get_logger
 from bridge.web.application import Listener, Route, WebServer
@@ -112,6 +111,11 @@ def read_identity(settings: Settings) -> Identity:
             raise Misconfigured("rooms.versions", exc.reason) from exc
     if not versions:
         raise Misconfigured("rooms.versions", "names no version")
+    if settings.portals.version is not None:
+        try:
+            get_version(RoomVersionId(settings.portals.version))
+        except BadInput as exc:
+            raise Misconfigured("portals.version", exc.reason) from exc
     return Identity(
         server_name=server_name,
         bot=bot,
@@ -136,6 +140,19 @@ async def open_database(settings: Settings, say: Say) -> Database:
     if await asyncio.to_thread(migrate.bring_up, url):
         say("The database has been brought to the current schema.")
     return await Database.open(url)
+
+
+def build_resolver(
+    settings: IdentitySettings, conversions: XmppConversions, clock: Clock
+) -> Resolver:
+    sources = build_sources(
+        SourceSettings(
+            conversions=conversions,
+            numbers=tuple(NumberTemplate(prefix=n.prefix, user=n.user) for n in settings.numbers),
+            vouching=tuple(Voucher(domain=v.domain, prefix=v.prefix) for v in settings.vouching),
+        )
+    )
+    return Resolver(sources=sources, conversions=conversions, clock=clock, region=settings.region)
 
 
 class Network:
@@ -249,73 +266,67 @@ class Gateway:
         addresses = XmppAddresses(
             domain=self._xmpp.domain, server_name=self._identity.server_name, bot=self._settings.bot
         )
-        commands = Dispatch(rooms=BackendRooms(backend=backend, addresses=[addresses.room_of]))
-        ghosts = Ghosts(database=database, backend=backend, addresses=addresses, clock=clock)
-        directory = Directory(
+        wanted = self._settings.portals
+        self._portals = portals = build_portals(
             database=database,
             backend=backend,
-            ghosts=ghosts,
-            adapter=addresses.adapter,
-            clock=clock,
-        )
-        self._notices = Notices(
-            database=database, backend=backend, adapter=addresses.adapter, clock=clock
-        )
-        from_chat = FromChat(
-            database=database,
-            backend=backend,
-            directory=directory,
-            ghosts=ghosts,
-            notices=self._notices,
             addresses=addresses,
             clock=clock,
-            on_command=commands.run,
+            random=random,
+            on_command=lambda caller, line: self._bot.commands.run(caller, line),
+            greet=lambda caller: self._bot.commands.greet(caller),
+            on_demand=wanted.on_demand,
+            version=None if wanted.version is None else RoomVersionId(wanted.version),
+            most_shown=wanted.occupants,
+            absent_after_s=float(wanted.absent_after_s),
+            unused_after_s=float(wanted.unused_after_s),
         )
-        from_matrix = FromMatrix(
+        conversions = XmppConversions(addresses.book)
+        resolver = build_resolver(self._settings.identity, conversions, clock)
+        self._bot = build_bot(
             database=database,
             backend=backend,
-            directory=directory,
-            ghosts=ghosts,
-            membership=Membership(
-                database=database,
-                backend=backend,
-                directory=directory,
-                ghosts=ghosts,
-                notices=self._notices,
-                adapter=addresses.adapter,
-                clock=clock,
-            ),
-            notices=self._notices,
             addresses=addresses,
+            room_addresses=[addresses.room_of],
+            conversions=conversions,
+            resolver=resolver,
+            portals=portals.plumbing,
+            permissions=self._settings.permissions,
+            prepare_address=lambda text: str(Jid.parse(text).prepared()),
+            tell_inbox=portals.from_chat.on_parked,
+            tell_outbox=portals.notices.on_parked,
+            connection=lambda: self._adapter.status.text,
+            socket=self._settings.path(SOCKET),
             clock=clock,
-            on_command=commands.run,
         )
-        self._lookups.attach(from_matrix)
+        self._lookups.attach(portals.from_matrix)
         self._feed = NativeFeed(
             server_name=self._identity.server_name,
             database=database,
             queries=self._rooms.queries,
-            listener=from_matrix,
+            listener=portals.from_matrix,
             clock=clock,
         )
         self._adapter = XmppAdapter(
             settings=self._xmpp,
             addresses=addresses,
             database=database,
-            listener=from_chat,
-            commands=commands,
+            listener=portals.from_chat,
+            commands=self._bot.commands,
             clock=clock,
             random=random,
             on_status=self._on_status,
+            resolver=resolver,
         )
+        portals.access.attach(self._adapter)
         backoff = Backoff(first_s=1.0, most_s=float(delivery.retry_max_s))
         self._inbox = DurableQueue(
             database=database,
             clock=clock,
             queue=INBOX,
-            deliver=from_chat.deliver,
-            on_parked=from_chat.on_parked,
-            on_waiting=from_chat.on_waiting,
+            deliver=portals.from_chat.deliver,
+            on_parked=portals.from_chat.on_parked,
+            on_waiting=portals.from_chat.on_waiting,
             workers=delivery.workers,
             backoff=backoff,
             random=random,
@@ -328,8 +339,8 @@ class Gateway:
             clock=clock,
             queue=OUTBOX,
             deliver=self._deliver,
-            on_parked=self._notices.on_parked,
-            on_waiting=self._notices.tell_waiting,
+            on_parked=portals.notices.on_parked,
+            on_waiting=portals.notices.tell_waiting,
             workers=delivery.workers,
             backoff=backoff,
             random=random,
@@ -338,9 +349,10 @@ class Gateway:
             keep_done_s=delivery.keep_done_s,
         )
 
-    async def _deliver(self, item: QueueItem) -> None:
+    async def _deliver(self, item: QueueItem) -> Unit[None] | None:
         delivery: Delivery = from_tagged(DELIVERIES, item.payload)
-        await self._adapter.deliver(delivery, outbox_id=item.id, trace=item.trace_id)
+        chat_id = await self._adapter.deliver(delivery, outbox_id=item.id, trace=item.trace_id)
+        return self._portals.to_chat.proved(item, chat_id)
 
     def _build_web(self) -> None:
         identity, clock, settings = self._identity, self._clock, self._settings
@@ -403,6 +415,8 @@ class Gateway:
                     tasks.create_task(self._sender.run()),
                     tasks.create_task(self._feed.run()),
                     tasks.create_task(self._adapter.run()),
+                    tasks.create_task(self._portals.run()),
+                    tasks.create_task(self._bot.control.run()),
                     tasks.create_task(
                         Upkeep(
                             database=self._database,
@@ -412,7 +426,7 @@ class Gateway:
                     ),
                     tasks.create_task(self._hasten_when_connected()),
                     tasks.create_task(
-                        self._notices.run(
+                        self._portals.notices.run(
                             after_s=self._settings.delivery.waiting_notice_s,
                             again_after_s=self._settings.delivery.waiting_again_s,
                         )

@@ -83,7 +83,7 @@ class PortalSettings(_Section):
     version: str | None = None
     """Room version of these rooms; none: the first of `rooms.versions`."""
     occupants: Annotated[int, Field(ge=0)] = 200
-    """People of a chat who are shown as members while they are in it; further ones when they speak."""
+    """People of a chat who are shown as members while they are in it; others when they speak."""
     absent_after_s: Annotated[int, Field(ge=0)] = 300
     """Who has been gone from the chat for so long is no member any more; clients come and go."""
     unused_after_s: Positive = 900

@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--health-port", type=int, default=8450)
     init.add_argument("--certificate", type=Path, help="PEM; without it a reverse proxy is needed")
     init.add_argument("--private-key", type=Path)
+    init.add_argument("--admin", help="Matrix user or JID who may do everything with the bot")
     init.set_defaults(command=_init)
 
     migrate = commands.add_parser("migrate", help="bring the database to the current schema")
@@ -130,6 +131,7 @@ def _init(options: argparse.Namespace) -> int:
         health_port=options.health_port,
         certificate=options.certificate,
         private_key=options.private_key,
+        admin=options.admin,
     )
     path = init.write(answers)
     settings = config.load(path)

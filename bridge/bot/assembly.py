@@ -1,0 +1,68 @@
+"""The bot over the portals, one back end and one adapter's addresses, wired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.bot.context import Portals
+from bridge.bot.control import Control
+from bridge.bot.dispatch import Dispatch
+from bridge.bot.journal import MessageJournal
+from bridge.bot.queues import QueueDesk
+from bridge.bot.rooms import BackendRooms, RoomAddress
+from bridge.bot.status import GatewayStatus
+from bridge.clock import Clock
+from bridge.delivery.queue import OnParked
+from bridge.identity.resolver import Conversions, Resolver
+from bridge.policy.rights import Rights
+from bridge.ports.chat import AddressMap
+from bridge.ports.command import Caller
+from bridge.ports.matrix import MatrixBackend
+from bridge.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bot:
+    """`commands` is the table of every face; `control` that of the server's own command line."""
+
+    commands: Dispatch
+    control: Control
+
+
+def build_bot(
+    *,
+    database: Database,
+    backend: MatrixBackend,
+    addresses: AddressMap,
+    room_addresses: Sequence[RoomAddress],
+    conversions: Conversions,
+    resolver: Resolver,
+    portals: Portals,
+    permissions: Mapping[str, str],
+    prepare_address: Callable[[str], str],
+    tell_inbox: OnParked,
+    tell_outbox: OnParked,
+    connection: Callable[[], str],
+    socket: Path,
+    clock: Clock,
+) -> Bot:
+    """`permissions` are those of the configuration; `connection` says how things are with the chat
+    side; `tell_…` tell the author of a row that it is given up. May raise Misconfigured."""
+    commands = Dispatch(
+        rooms=BackendRooms(backend=backend, addresses=room_addresses, conversions=conversions),
+        rights=Rights(permissions, own_server=backend.server_name, prepare_address=prepare_address),
+        address_of=addresses.address_of,
+        portals=portals,
+        resolver=resolver,
+        queues=QueueDesk(
+            database=database, clock=clock, tell_inbox=tell_inbox, tell_outbox=tell_outbox
+        ),
+        journal=MessageJournal(database=database),
+        status=GatewayStatus(
+            database=database, clock=clock, connection=connection, portals=portals
+        ),
+    )
+    caller = Caller(user_id=backend.bot, is_operator=True)
+    return Bot(commands=commands, control=Control(path=socket, table=commands, caller=caller))
