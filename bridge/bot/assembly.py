@@ -61,7 +61,7 @@ def build_bot(
         ),
         journal=MessageJournal(database=database),
         status=GatewayStatus(
-            database=database, clock=clock, connection=connection, portals=portals
+            database=database, clock=clock, connection=connection, adapter=addresses.adapter
         ),
     )
     caller = Caller(user_id=backend.bot, is_operator=True)

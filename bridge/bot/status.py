@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bridge import __version__
-from bridge.bot.context import Portals, Section
+from bridge.bot.context import Section
 from bridge.bot.words import count_of, to_time
 from bridge.clock import Clock
-from bridge.storage import peers, queues
+from bridge.storage import peers, portals, queues
 from bridge.storage.database import Database
 from bridge.storage.queues import INBOX, OUTBOX, Backlog, QueueTable
 
@@ -25,12 +25,12 @@ class GatewayStatus:
         database: Database,
         clock: Clock,
         connection: Callable[[], str],
-        portals: Portals | None = None,
+        adapter: str,
     ) -> None:
         self._database = database
         self._clock = clock
         self._connection = connection
-        self._portals = portals
+        self._adapter = adapter
         self._started_s = clock.monotonic_s()
 
     async def sections(self) -> Sequence[Section]:
@@ -43,16 +43,12 @@ class GatewayStatus:
         ]
 
     async def _gateway(self) -> Sequence[str]:
-        lines = [
+        found = await self._database.read(partial(portals.all_chats, adapter=self._adapter))
+        return [
             f"Isthmus {__version__}, up for {_span(self._clock.monotonic_s() - self._started_s)}",
             f"XMPP: {self._connection()}",
+            count_of(len(found), "chat of XMPP has a room", "chats of XMPP have rooms"),
         ]
-        if self._portals is not None:
-            found = await self._portals.list_portals()
-            lines.append(
-                count_of(len(found), "chat of XMPP has a room", "chats of XMPP have rooms")
-            )
-        return lines
 
     async def _backlog(self, queue: QueueTable) -> str:
         backlog = await self._database.read(partial(queues.backlog, queue=queue))
