@@ -11,6 +11,7 @@ from bridge.content.model import Message
 from bridge.errors import IsthmusError, NotFound
 from bridge.ids import EventId, RoomAlias, RoomId, RoomVersionId, UserId
 from bridge.ports.chat import (
+    ChatChange,
     ChatMessage,
     HistoryMessage,
     RoomMember,
@@ -183,6 +184,8 @@ class ScriptedListener:
         self.left: asyncio.Queue[tuple[str, RoomId, str | None]] = asyncio.Queue()
         self.entered: list[tuple[str, str]] = []
         self.failures: dict[str, IsthmusError] = {}
+        self.changes: list[ChatChange] = []
+        self.visited: set[str] = set()
         self.gate: asyncio.Event | None = None
         self.at_gate = asyncio.Event()
         self.ghosts = user_of or {}
@@ -205,6 +208,13 @@ class ScriptedListener:
         self._fail("accept")
         self.accepted.put_nowait(message)
         return True
+
+    async def accept_change(self, change: ChatChange) -> None:
+        self._fail("accept_change")
+        self.changes.append(change)
+
+    async def is_visited(self, chat: str) -> bool:
+        return chat in self.visited
 
     async def find_room(self, target: RoomAlias | RoomId) -> RoomId:
         self._fail("find_room")

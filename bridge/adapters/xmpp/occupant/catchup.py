@@ -94,7 +94,7 @@ class CatchUp:
         count = 0
         async for archived in self._missed(chat, asker, stored, since_ms):
             count += 1
-            await self._take(chat, asker, archived)
+            await self._take(chat, archived)
         if count:
             log.info("caught up", chat=chat.name, messages=count)
         if count >= self._limits.catchup_messages:
@@ -106,7 +106,9 @@ class CatchUp:
         limit = self._limits.catchup_messages
         if stored.archive_id is not None:
             try:
-                async for archived in self._pages(chat, asker, stored.archive_id, None, limit):
+                async for archived in self._pages(
+                    chat, asker, stored.archive_id, stored.archive_ms, limit
+                ):
                     yield archived
                 return
             except NotFound:
@@ -127,7 +129,7 @@ class CatchUp:
             timeout_s=self._limits.guest_timeout_s,
         )
 
-    async def _take(self, chat: VisitedChat, asker: Jid, archived: ArchivedMessage) -> None:
+    async def _take(self, chat: VisitedChat, archived: ArchivedMessage) -> None:
         nickname = _nickname(archived)
         if not nickname or archived.archive_id in chat.fetched:
             return
@@ -137,9 +139,9 @@ class CatchUp:
             chat,
             archived.element,
             nickname,
-            to=str(asker),
             archive_id=archived.archive_id,
             at_ms=archived.at_ms,
+            source="archive",
         )
         if message is not None:
             await self._accept(chat, message)

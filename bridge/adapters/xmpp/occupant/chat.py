@@ -124,9 +124,18 @@ class VisitedChat:
     needs_roll: bool = False
     is_worked: bool = False
     is_returning: bool = False
+    returned_s: float | None = None
+    return_pause_s: float = 0.0
+    """When we came back last, and how long we wait before the next time."""
+    in_history: bool = False
+    """The listener has just entered: what is delayed is the chat's past, up to its subject."""
+    wants_history: bool = False
+    """It was asked for, since there is no archive."""
     heard_s: float = 0.0
     fetched: set[str] = field(default_factory=set)
     """IDs that the archive gave us just now, and that may wait in `waiting`, too."""
+    recent: dict[tuple[str, str], None] = field(default_factory=dict)
+    """What was said live and got no ID by the chat: its history may show it again."""
     doubts: set[str] = field(default_factory=set)
     """Own ids of posts that were sent and not seen."""
     waiting: deque[ChatMessage | ChatChange] = field(default_factory=deque)

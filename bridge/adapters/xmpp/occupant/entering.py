@@ -20,6 +20,7 @@ from bridge.adapters.xmpp.namespaces import (
     NICK,
     STANZA_ERRORS,
     add,
+    element,
 )
 from bridge.adapters.xmpp.nicknames import make_nickname, nickname_key
 from bridge.adapters.xmpp.occupant.chat import Guest, VisitedChat
@@ -177,9 +178,13 @@ def _history(chat: VisitedChat) -> ET.Element:
 
     Spec: XEP-0045, 7.2.13.
     """
-    history = ET.Element(f"{{{MUC}}}history")
-    if chat.listener is None and chat.is_behind and not chat.has_archive and chat.archive_ms:
-        since = datetime.fromtimestamp(chat.archive_ms / 1000, UTC)
+    history = element(MUC, "history")
+    is_listener = chat.listener is None
+    wants = is_listener and chat.is_behind and not chat.has_archive and bool(chat.archive_ms)
+    chat.wants_history = wants if is_listener else chat.wants_history
+    if wants and chat.archive_ms:
+        # Stamps are whole seconds on some servers: the last message known must not come again.
+        since = datetime.fromtimestamp(-(-chat.archive_ms // 1000), UTC)
         history.set("since", since.strftime("%Y-%m-%dT%H:%M:%SZ"))
     else:
         history.set("maxstanzas", "0")

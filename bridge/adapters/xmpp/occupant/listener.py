@@ -25,6 +25,7 @@ from bridge.ports.chat import SubjectChanged
 
 _MESSAGE: Final = "{jabber:component:accept}message"
 _PRESENCE: Final = "{jabber:component:accept}presence"
+_RECENT_KEPT: Final = 500
 
 
 class Keeper(Protocol):
@@ -78,7 +79,7 @@ class Listening:
                 if guest is chat.listener:
                     self._on_group_message(chat, xml, nickname)
                 elif nickname == guest.nickname:
-                    mark = presences.archive_id(xml, chat.name)
+                    mark = presences.archive_id(xml, chat.name) if chat.has_archive else None
                     chat.reflections.see(presences.ids_of(xml), mark)
                 return True
             if guest is None:
@@ -132,6 +133,7 @@ class Listening:
             self._keeper.on_created(chat, guest)
         if guest is chat.listener:
             chat.heard_s = self._clock.monotonic_s()
+            chat.in_history = True
             chat.table, chat.coming = chat.coming, {}
             chat.table.pop(guest.nickname, None)
             shows = presences.SHOWS_ADDRESSES in presence.statuses
@@ -203,35 +205,49 @@ class Listening:
         if not nickname:
             self._on_room(chat, xml)
             return
-        mark = presences.archive_id(xml, chat.name)
-        at_ms = presences.delayed_ms(xml, chat.name)
+        mark = presences.archive_id(xml, chat.name) if chat.has_archive else None
+        at_ms = presences.delayed_ms(xml, chat.name) if chat.in_history else None
         is_own = chat.guest_named(nickname) is not None
         subject = _subject(xml)
         if subject is not None:
             self._on_subject(chat, nickname, subject, at_ms, is_own=is_own)
         elif at_ms is not None:
-            if not self._reading.see_own(chat, xml, nickname, mark):
-                self._tell_message(chat, xml, nickname, mark, at_ms)
+            self._on_history(chat, xml, nickname, at_ms)
         elif is_own:
             chat.reflections.see(presences.ids_of(xml), mark)
         else:
+            chat.in_history = False
             self._watch(chat, xml, nickname)
-            self._tell_message(chat, xml, nickname, mark, None)
+            self._on_live(chat, xml, nickname, mark)
 
-    def _tell_message(
-        self,
-        chat: VisitedChat,
-        xml: ET.Element,
-        nickname: str,
-        mark: str | None,
-        at_ms: int | None,
-    ) -> None:
+    def _on_live(self, chat: VisitedChat, xml: ET.Element, nickname: str, mark: str | None) -> None:
         if chat.is_silent:
             return
-        message = self._reading.to_message(chat, xml, nickname, to="", archive_id=mark, at_ms=at_ms)
-        if message is not None:
-            chat.tell(message)
-            self._keeper.on_told(chat)
+        message = self._reading.to_message(
+            chat, xml, nickname, archive_id=mark, at_ms=None, source="live"
+        )
+        if message is None:
+            return
+        if mark is None:
+            while len(chat.recent) >= _RECENT_KEPT:
+                del chat.recent[next(iter(chat.recent))]
+            chat.recent[message.stanza_id, message.fingerprint] = None
+        chat.tell(message)
+        self._keeper.on_told(chat)
+
+    def _on_history(self, chat: VisitedChat, xml: ET.Element, nickname: str, at_ms: int) -> None:
+        """With an archive that is read instead. Spec: XEP-0045, 7.2.14."""
+        if self._reading.see_own(chat, xml, nickname, None):
+            return
+        if chat.is_silent or chat.has_archive or not chat.wants_history:
+            return
+        message = self._reading.to_message(
+            chat, xml, nickname, archive_id=None, at_ms=at_ms, source="history"
+        )
+        if message is None or (message.stanza_id, message.fingerprint) in chat.recent:
+            return
+        chat.tell(message)
+        self._keeper.on_told(chat)
 
     def _on_room(self, chat: VisitedChat, xml: ET.Element) -> None:
         """The chat speaks itself: about its configuration, or its subject. Anything else that it
@@ -244,14 +260,15 @@ class Listening:
             self._keeper.on_configured(chat)
         subject = _subject(xml)
         if subject is not None:
-            at_ms = presences.delayed_ms(xml, chat.name)
+            at_ms = presences.delayed_ms(xml, chat.name) if chat.in_history else None
             self._on_subject(chat, "", subject, at_ms, is_own=False)
         self._keeper.on_told(chat)
 
     def _on_subject(
         self, chat: VisitedChat, nickname: str, text: str, at_ms: int | None, *, is_own: bool
     ) -> None:
-        """It is shown at each entering: news only when it differs."""
+        """It is shown at the end of each entering: news only when it differs."""
+        chat.in_history = False
         asked = chat.subject_asked
         if is_own and asked is not None and asked[1] == text:
             chat.reflections.see([asked[0]], None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Literal
 from xml.etree import ElementTree as ET
 
 from bridge.adapters.xmpp import inbound
@@ -21,6 +22,7 @@ from bridge.errors import BadInput
 from bridge.ids import TraceId
 from bridge.ports.chat import ChatMessage, Occupant
 
+Source = Literal["live", "archive", "history"]
 _ANY_OWN_ID = re.compile(r"[A-Za-z0-9_-]+\.out\.[0-9]{1,18}")
 """An id that a gateway like ours gave; ours under an older epoch, if a guest of ours wrote it."""
 _NAME_CHARACTERS = 255
@@ -45,15 +47,17 @@ class Reading:
         return any(chat.reflections.is_own_id(name) for name in names)
 
     def author_of(
-        self, chat: VisitedChat, xml: ET.Element, nickname: str, *, is_past: bool
+        self, chat: VisitedChat, xml: ET.Element, nickname: str, source: Source
     ) -> Occupant:
         seen = chat.table.get(nickname)
-        if seen is not None and not is_past:
+        if seen is not None and source == "live":
             return seen.occupant
+        # A live message may bear an address that its author made up; the archive adds its own.
+        is_shown = source == "archive" and chat.identity == "address"
         address = chat.address_of(
             nickname,
             occupant_id=occupant_id_of(xml),
-            real=shown_address(xml) if is_past and chat.identity == "address" else None,
+            real=shown_address(xml) if is_shown else None,
         )
         return Occupant(address=address, nickname=nickname)
 
@@ -63,13 +67,11 @@ class Reading:
         xml: ET.Element,
         nickname: str,
         *,
-        to: str,
         archive_id: str | None,
         at_ms: int | None,
+        source: Source,
     ) -> ChatMessage | None:
         """None: it says nothing that can be carried."""
-        if xml.get("to") is None:
-            xml.set("to", to)
         try:
             stanza = inbound.read_stanza(xml)
             message = inbound.to_message(stanza)
@@ -77,7 +79,7 @@ class Reading:
             return None
         if message is None:
             return None
-        author = self.author_of(chat, xml, nickname, is_past=at_ms is not None)
+        author = self.author_of(chat, xml, nickname, source)
         trace = self._new_trace()
         past_id = None if at_ms is None else f"at.{at_ms}"
         return ChatMessage(

@@ -44,7 +44,7 @@ class Pace:
     def __init__(self, clock: Clock, per_s: float) -> None:
         self._clock = clock
         self._interval_s = 1 / per_s
-        self._next_s = clock.monotonic_s()
+        self._next_s = clock.monotonic_s() - 1.0
 
     async def turn(self) -> None:
         now_s = self._clock.monotonic_s()
@@ -79,6 +79,7 @@ class Returning:
         self._questions.on_disconnected()
         for chat in self._visits.all():
             chat.on_disconnected()
+            chat.returned_s = None
         self._reconnected.set()
 
     async def run(self) -> None:
@@ -120,6 +121,7 @@ class Returning:
     async def _bring_back(self, chat: VisitedChat) -> None:
         pause_s = 1.0
         try:
+            await self._slow_down(chat)
             for _ in range(_TRIES):
                 try:
                     await self._return(chat)
@@ -131,6 +133,15 @@ class Returning:
                 pause_s = min(2 * pause_s, _PAUSE_MAX_S)
         finally:
             chat.is_returning = False
+
+    async def _slow_down(self, chat: VisitedChat) -> None:
+        """A room that puts us out as soon as we are in is not entered without end."""
+        now_s = self._clock.monotonic_s()
+        is_again = chat.returned_s is not None and now_s - chat.returned_s < 2 * _PAUSE_MAX_S
+        chat.return_pause_s = min(2 * chat.return_pause_s + 1, _PAUSE_MAX_S) if is_again else 0
+        if chat.return_pause_s:
+            await self._clock.sleep(chat.return_pause_s)
+        chat.returned_s = self._clock.monotonic_s()
 
     async def _return(self, chat: VisitedChat) -> None:
         before = chat.info

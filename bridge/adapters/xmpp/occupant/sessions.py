@@ -213,11 +213,11 @@ class Occupants:
         async with chat.door:
             chat.is_silent = True
             chat.waiting.clear()
+            user_ids = list(chat.guests)
             for guest in list(chat.guests.values()):
                 await self._entering.leave(chat, guest, delivery.reason, key=key)
-                guest.is_stored = False
-                chat.lose(guest)
-        await self._visits.forget(chat, with_row=True)
+            self._drop_all(chat)
+        await self._visits.forget(chat, user_ids, with_row=True)
 
     # --- who speaks -----------------------------------------------------------------------------
 
@@ -373,11 +373,15 @@ class Occupants:
                 chat=chat.name, alternative=destroyed.alternative, reason=destroyed.reason
             )
         )
-        for guest in chat.guests.values():
+        user_ids = list(chat.guests)
+        self._drop_all(chat)
+        self._telling.spawn(partial(self._visits.forget, chat, user_ids, with_row=False))
+
+    def _drop_all(self, chat: VisitedChat) -> None:
+        for guest in list(chat.guests.values()):
             guest.is_stored = False
-            guest.state = "out"
-        chat.listener = None
-        self._telling.spawn(partial(self._visits.forget, chat, with_row=False))
+        for guest in list(chat.guests.values()):
+            chat.drop(guest)
 
     def on_configured(self, chat: VisitedChat) -> None:
         self._telling.spawn(partial(self._returning.look_again, chat))

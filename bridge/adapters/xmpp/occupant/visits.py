@@ -154,14 +154,14 @@ class Visits:
         if not is_used and self._chats.get(chat.name) is chat:
             del self._chats[chat.name]
 
-    async def forget(self, chat: VisitedChat, *, with_row: bool) -> None:
+    async def forget(
+        self, chat: VisitedChat, user_ids: Sequence[UserId], *, with_row: bool
+    ) -> None:
         def unit(tx: Transaction) -> None:
-            for user_id in list(chat.guests):
+            for user_id in user_ids:
                 guests.remove(tx, adapter=self._adapter, chat=chat.name, user_id=user_id)
             if with_row:
                 chats.forget(tx, adapter=self._adapter, chat=chat.name)
 
         await self._database.write(unit)
-        for guest in list(chat.guests.values()):
-            chat.drop(guest)
         self.tidy(chat)
