@@ -244,15 +244,15 @@ class Chats:
             said, adapter=self._adapter, chat=chat, bot=self._backend.bot
         )
 
-    async def bind(
-        self, kind: str, *, chat: str, room_id: RoomId, guests: Sequence[Member] = ()
-    ) -> None:
-        """The room is the chat's from now on; `guests` enter the chat. What happened in a plumbed
-        room before is not carried."""
-        now_ms, number = self._clock.now_ms(), self.new_number()
+    async def bind(self, kind: str, *, chat: str, room_id: RoomId) -> None:
+        """The room is the chat's from now on, and everybody in it enters the chat. What happened in
+        a plumbed room before is not carried."""
+        number = self.new_number()
         since = (await self._backend.room(room_id)).position if kind == PLUMBED else 0
+        there = {one.user_id: one for one in await self.people_in(room_id)}
 
         def unit(tx: Transaction) -> None:
+            now_ms = self._clock.now_ms()
             portals.bind(
                 tx,
                 adapter=self._adapter,
@@ -263,14 +263,8 @@ class Chats:
                 now_ms=now_ms,
                 since_position=since,
             )
-            for guest in guests:
-                self.put(
-                    tx,
-                    GuestEnter(chat=chat, user_id=guest.user_id, displayname=guest.displayname),
-                    cause=f"bind/{number}/{guest.user_id}",
-                    trace=TraceId(number),
-                    now_ms=now_ms,
-                )
+            for one in there.values():
+                self._put_guest(tx, _enter(chat, one), f"bind/{number}")
             journal.record(
                 tx,
                 trace_id=TraceId(number),
@@ -281,6 +275,27 @@ class Chats:
             )
 
         await self._database.write(unit)
+        # Whoever came or went meanwhile was told of before there was a row.
+        now = {one.user_id: one for one in await self.people_in(room_id)}
+
+        def again(tx: Transaction) -> None:
+            for user_id in sorted(now.keys() - there.keys()):
+                self._put_guest(tx, _enter(chat, now[user_id]), f"bound/{number}")
+            for user_id in sorted(there.keys() - now.keys()):
+                gone = GuestLeave(chat=chat, user_id=user_id, reason=None)
+                self._put_guest(tx, gone, f"bound/{number}")
+
+        if now.keys() != there.keys():
+            await self._database.write(again)
+
+    def _put_guest(self, tx: Transaction, guest: GuestEnter | GuestLeave, cause: str) -> None:
+        self.put(
+            tx,
+            guest,
+            cause=f"{cause}/{guest.user_id}",
+            trace=TraceId(cause),
+            now_ms=self._clock.now_ms(),
+        )
 
     def put(
         self, tx: Transaction, delivery: ToChatDelivery, *, cause: str, trace: TraceId, now_ms: int
@@ -404,6 +419,10 @@ class Chats:
         except NotFound:
             return True
         return not any(self._ghosts.is_person(one.user_id) for one in ever)
+
+
+def _enter(chat: str, member: Member) -> GuestEnter:
+    return GuestEnter(chat=chat, user_id=member.user_id, displayname=member.displayname)
 
 
 class _Hold:

@@ -80,9 +80,8 @@ class FromChat:
         addresses: AddressMap,
         clock: Clock,
         on_command: OnCommand,
-        in_chat: InChat | None = None,
+        in_chat: InChat,
     ) -> None:
-        """`in_chat`: foreign chats; without it there are none."""
         self._database = database
         self._backend = backend
         self._directory = directory
@@ -95,23 +94,17 @@ class FromChat:
 
     # --- foreign chats ---------------------------------------------------------------------
 
-    @property
-    def _visits(self) -> InChat:
-        if self._in_chat is None:
-            raise Refused("this gateway visits no foreign chats", rule="no-room")
-        return self._in_chat
-
     async def accept_change(self, change: ChatChange) -> None:
-        await self._visits.accept_change(change)
+        await self._in_chat.accept_change(change)
 
     async def is_visited(self, chat: str) -> bool:
-        return await self._visits.is_visited(chat)
+        return await self._in_chat.is_visited(chat)
 
     # --- messages --------------------------------------------------------------------------
 
     async def accept(self, message: ChatMessage) -> bool:
         if message.to_chat is not None:
-            return await self._visits.accept(message, message.to_chat)
+            return await self._in_chat.accept(message, message.to_chat)
         if message.to_room is not None:
             lane = room_lane(message.adapter, message.to_room)
             source = f"{message.adapter}:{message.sender}>{message.to_room}"
@@ -158,7 +151,7 @@ class FromChat:
     async def deliver(self, item: QueueItem) -> Unit[None]:
         """Carries one inbox row into its room."""
         if is_of_chat(item):
-            return await self._visits.deliver(item)
+            return await self._in_chat.deliver(item)
         message = from_json(ChatMessage, item.payload)
         if message.to_room is not None:
             return await self._send(item, message, message.to_room)
@@ -259,7 +252,7 @@ class FromChat:
     async def on_parked(self, item: QueueItem, reason: str, errcode: str) -> Unit[None]:
         """The inbox gave up a message: its author gets an error on it."""
         if is_of_chat(item):
-            return self._visits.on_parked(item, reason)
+            return self._in_chat.on_parked(item, reason)
         message = from_json(ChatMessage, item.payload)
         now_ms = self._clock.now_ms()
 

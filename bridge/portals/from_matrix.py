@@ -77,10 +77,9 @@ class FromMatrix:
         addresses: AddressMap,
         clock: Clock,
         on_command: OnCommand,
-        chats: Chats | None = None,
-        to_chat: ToChat | None = None,
+        chats: Chats,
+        to_chat: ToChat,
     ) -> None:
-        """`chats` and `to_chat`: foreign chats; without them there are none."""
         self._database = database
         self._backend = backend
         self._directory = directory
@@ -108,7 +107,7 @@ class FromMatrix:
                 await self._to_direct(event, portal)
             elif portal.kind == MANAGEMENT:
                 await self._to_bot(event, portal, in_chat=any(p.kind in OF_CHAT for p in portals))
-            elif portal.kind in OF_CHAT and self._to_chat is not None:
+            elif portal.kind in OF_CHAT:
                 await self._to_chat.on_event(event, portal)
 
     # --- direct chats ------------------------------------------------------------------------
@@ -374,7 +373,7 @@ class FromMatrix:
 
     async def on_alias_query(self, alias: RoomAlias) -> RoomId | None:
         """A foreign chat's room; aliases of rooms made here are the Matrix side's."""
-        return None if self._chats is None else await self._chats.find_room(alias)
+        return await self._chats.find_room(alias)
 
 
 def _text(value: object) -> str | None:

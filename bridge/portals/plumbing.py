@@ -240,9 +240,7 @@ class Plumbing:
                 await self._chats.let_go(unused, reason="The chat has another room now.")
             await self._chats.finish_closing(chat)
             await self._chats.show_bridge(room_id, chat=chat, name=info.name, creator=caller)
-            await self._chats.bind(
-                PLUMBED, chat=chat, room_id=room_id, guests=await self._chats.people_in(room_id)
-            )
+            await self._chats.bind(PLUMBED, chat=chat, room_id=room_id)
         await self._say(room_id, f"This room is bridged to {chat} now, by {caller}.")
         log.info("plumbed", chat=chat, room_id=room_id, user_id=caller)
         return f"{chat} and {room_id} are bridged now."

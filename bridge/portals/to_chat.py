@@ -85,9 +85,8 @@ class ToChat:
     async def _on_member(self, event: RoomEvent, portal: Portal, user_id: UserId) -> None:
         membership = event.content.get("membership")
         if not self._ghosts.is_person(user_id):
-            if membership in ("leave", "ban") and user_id != self._backend.bot:
-                async with self._chats.holding(portal.chat):
-                    await self._occupants.on_ghost_gone(portal, event.room_id, user_id)
+            if membership in ("leave", "ban"):
+                await self._on_ours_gone(event, portal, user_id)
             return
         name = _text(event.content.get("displayname"))
         chat = portal.chat
@@ -102,6 +101,19 @@ class ToChat:
         elif membership in ("leave", "ban") and event.previous_membership not in ("invite", "ban"):
             reason = _text(event.content.get("reason"))
             await self._put(event, GuestLeave(chat=chat, user_id=user_id, reason=reason))
+
+    async def _on_ours_gone(self, event: RoomEvent, portal: Portal, user_id: UserId) -> None:
+        """A ghost is not shown again before it speaks; whoever removes the bot ends it all."""
+        async with self._chats.holding(portal.chat):
+            current = await self._chats.find(portal.chat)
+            if current is None or current.room_id != event.room_id:
+                return
+            if user_id != self._backend.bot:
+                await self._occupants.on_ghost_gone(current, event.room_id, user_id)
+                return
+            member = await self._backend.member(event.room_id, user_id)
+            if member is None or member.membership != "join":
+                await self._chats.let_go(current, reason="The bot was removed from the room.")
 
     # --- what is said -----------------------------------------------------------------------
 

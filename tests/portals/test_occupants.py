@@ -151,7 +151,7 @@ async def test_a_hidden_address_does_not_reach_matrix_and_the_ghost_stays_the_sa
     assert await members(world, room_id) == {ghost}
     assert await name_of(world, room_id, ghost) == "Lily"
     assert await world.bodies(room_id, ghost) == ["hello"]
-    assert await world.home.backend.profile(ghost)
+    assert (await world.home.backend.profile(ghost)).displayname == "Lily"
 
 
 async def test_a_real_address_keeps_its_name_over_nicknames(world: World) -> None:

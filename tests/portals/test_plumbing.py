@@ -10,6 +10,7 @@ from bridge.adapters.loopback import LoopbackChat
 from bridge.errors import NotFound, Refused
 from bridge.ids import RoomAlias, RoomId, RoomVersionId, UserId
 from bridge.ports.chat import ChatAbandon, ChatPost, GuestEnter
+from bridge.ports.matrix import Member
 from bridge.storage import messages, occupants
 from tests.support.world import ALICE, BOB, GATEWAY, HOME, JULIET, ROMEO, World
 
@@ -391,6 +392,33 @@ async def test_either_side_may_end_it_and_nobody_else(world: World) -> None:
     await unplumb(world, ALICE)
     with pytest.raises(NotFound, match="not bridged to any room"):
         await unplumb(world, ALICE)
+
+
+async def test_whoever_removes_the_bot_from_the_room_ends_it(world: World) -> None:
+    tea(world, alice="owner")
+    room_id = await room(world)
+    await plumb(world, room_id)
+    await world.home.backend.kick(room_id=room_id, sender=ALICE, target=BOT, reason=None)
+    await world.settle()
+    assert await ghosts_in(world, room_id) == []
+    assert await world.portals.plumbing.list_portals() == []
+    assert world.chat.chats[TEA].guests == {}
+
+
+async def test_who_leaves_while_it_is_plumbed_is_no_guest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = tea(world, alice="owner")
+    room_id = await room(world)
+    there = await world.portals.chats.people_in(room_id)
+    looks = [there, [one for one in there if one.user_id != BOB]]
+
+    async def people_in(_: RoomId) -> list[Member]:
+        return list(looks.pop(0))
+
+    monkeypatch.setattr(world.portals.chats, "people_in", people_in)
+    await plumb(world, room_id)
+    assert set(chat.guests) == {ALICE}
 
 
 async def test_a_crash_while_it_ends_leaves_nothing_behind(
