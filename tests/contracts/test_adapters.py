@@ -12,7 +12,7 @@ from bridge.adapters import ADAPTERS
 from bridge.adapters.loopback import LoopbackAdapter, LoopbackAddresses
 from bridge.adapters.xmpp.adapter import XmppAdapter, XmppAddresses
 from bridge.adapters.xmpp.config import XmppSettings
-from bridge.ids import ServerName, UserId
+from bridge.ids import RoomAlias, ServerName, UserId
 from bridge.ports.chat import AddressMap, ChatAdapter
 from bridge.storage.database import Database
 from tests.support.clock import FakeClock
@@ -70,6 +70,32 @@ async def test_an_address_becomes_a_ghost_of_ours_and_comes_back(
     assert user_id.endswith(f":{SERVER}")
     assert addresses.address_of(user_id) == address
     assert addresses.default_name(address)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+async def test_a_foreign_chat_has_an_alias_and_the_alias_leads_to_it(
+    adapter: type[ChatAdapter], sqlite_database: Database, clock: FakeClock
+) -> None:
+    _, addresses = MAKERS[adapter](sqlite_database, clock)
+    alias = addresses.alias_of("tea@muc.example")
+    assert alias == f"#tea=40muc.example:{SERVER}"
+    assert addresses.chat_of(alias) == "tea@muc.example"
+    assert addresses.link_of("tea@muc.example").endswith(":tea@muc.example")
+    for other in (f"#garden:{SERVER}", "#tea=40muc.example:elsewhere.example"):
+        assert addresses.chat_of(RoomAlias(other)) is None
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+async def test_an_occupant_who_hides_is_a_ghost_of_this_chat_alone(
+    adapter: type[ChatAdapter], sqlite_database: Database, clock: FakeClock
+) -> None:
+    _, addresses = MAKERS[adapter](sqlite_database, clock)
+    keys = ("tea@muc.example/i123", "tea@muc.example/n123", "else@muc.example/i123")
+    ghosts = {addresses.user_of(key) for key in keys}
+    assert len(ghosts) == len(keys)
+    for ghost in ghosts:
+        assert ghost.startswith("@=40=40")
+        assert ghost.endswith(f":{SERVER}")
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from bridge.ids import RoomId, UserId
 from bridge.storage import portals
 from bridge.storage.database import Database, Transaction
-from bridge.storage.portals import DIRECT, ENCRYPTED, FORMER, MANAGEMENT, SERVED
+from bridge.storage.portals import (
+    DIRECT,
+    ENCRYPTED,
+    FORMER,
+    MANAGEMENT,
+    PLUMBED,
+    PORTAL,
+    SERVED,
+)
 
 A, B, C = RoomId("!a:x"), RoomId("!b:x"), RoomId("!c with space")
 ALICE = UserId("@alice:x")
@@ -86,3 +94,39 @@ async def test_a_closed_chat_remembers_its_room_and_why(database: Database) -> N
     await bind(database, DIRECT, B)
     assert await database.read(find) == ("open", B, None)
     assert await kinds(database, A) == []
+
+
+async def test_a_foreign_chat_has_one_open_room_and_is_let_go_in_two_steps(
+    database: Database,
+) -> None:
+    def bind_chat(tx: Transaction) -> None:
+        portals.bind(
+            tx,
+            adapter="loopback",
+            kind=PLUMBED,
+            chat="tea@muc",
+            user_id=UserId(""),
+            room_id=A,
+            now_ms=1,
+            since_position=7,
+        )
+
+    await database.write(bind_chat)
+    found = await database.read(lambda tx: portals.of_chat(tx, adapter="loopback", chat="tea@muc"))
+    assert found is not None
+    assert (found.kind, found.room_id, found.since_position) == (PLUMBED, A, 7)
+    await database.write(lambda tx: portals.begin_closing(tx, found.portal_id))
+    assert await kinds(database, A) == []
+    left = await database.read(lambda tx: portals.closing(tx, adapter="loopback"))
+    assert [one.portal_id for one in left] == [found.portal_id]
+    await database.write(lambda tx: portals.close(tx, found.portal_id, refused=False, now_ms=2))
+    assert await database.read(lambda tx: portals.closing(tx, adapter="loopback")) == []
+    assert await database.read(lambda tx: portals.all_chats(tx, adapter="loopback")) == []
+
+
+async def test_what_is_bound_without_a_position_begins_at_the_beginning(
+    database: Database,
+) -> None:
+    await bind(database, PORTAL, A)
+    (portal,) = await database.read(lambda tx: portals.of_room(tx, A))
+    assert portal.since_position == 0
