@@ -73,8 +73,8 @@ async def test_a_portal_room_of_version_i_1_is_shared_by_two_gateways(
     await romeo.enter("Romeo")
     juliet = await xmpp_person(bridges.there, "juliet")
     room = theirs.address(alias_of(chat, ours))
-    entry = await juliet.enter(room, "Juliet", timeout_s=40)
-    assert "Romeo" in entry.occupants
+    await juliet.enter(room, "Juliet", timeout_s=40)
+    await juliet.see_arrive(room, "Romeo", timeout_s=ARRIVAL_S)
     await romeo.person.wait_for(
         lambda _: len(romeo.occupants()) > 1, what="juliet's guest", timeout_s=ARRIVAL_S
     )

@@ -134,7 +134,7 @@ async def ask_on_xmpp(person: XmppPerson, bot: str, line: str, *, expect: str = 
 
 
 def bodies(events: list[SeenEvent], room_id: str, sender: str | None = None) -> list[str]:
-    """What was said in a room, in the order of arrival."""
+    """What people said in a room, in the order of arrival."""
     return [
         seen.body
         for seen in events
@@ -142,6 +142,7 @@ def bodies(events: list[SeenEvent], room_id: str, sender: str | None = None) -> 
         and seen.room_id == room_id
         and seen.body is not None
         and seen.type in ("m.room.message", "m.message")
+        and seen.content.get("msgtype") != "m.notice"
         and sender in (None, seen.sender)
     ]
 

@@ -138,6 +138,8 @@ class Muc:
         for stanza in self.person.transcript.since(self._entered_at):
             if stanza.kind != "presence" or stanza.bare_sender != self.address:
                 continue
+            if not stanza.nickname:
+                continue  # the room's own: ejabberd's tells what it can do
             if stanza.type == "unavailable":
                 inside.pop(stanza.nickname, None)
             elif stanza.type == "":
