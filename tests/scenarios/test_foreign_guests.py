@@ -24,7 +24,7 @@ from bridge.ports.chat import ChatPost, ChatSubject, Delivery, GuestEnter, Guest
 from bridge.storage import guests
 from bridge.storage.database import Database
 from tests.support.foreign import Bridge
-from tests.support.servers import COMPONENT_SECRET, MakeXmppPerson
+from tests.support.servers import COMPONENT_SECRET, MakeXmppPerson, make_prosody
 
 ALICE = UserId("@alice:m.example")
 BOB = UserId("@bob:m.example")
@@ -259,3 +259,55 @@ async def test_the_affiliation_of_people_and_a_confirmation(
     await side.enter()
     assert await side.adapter.affiliation(side.room, ALICE) == "admin"
     assert await side.adapter.affiliation(side.room, romeo) == "owner"
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+async def test_a_restart_of_the_service_is_survived(
+    sqlite_database: Database, xmpp_person: MakeXmppPerson, how: str
+) -> None:
+    async with make_prosody() as server:
+        side = Side(server, sqlite_database, f"garden@{server.muc_domain}")
+        await side.start()
+        muc = await owned(side, xmpp_person)
+        await muc.configure({"muc#roomconfig_persistentroom": True})
+        await side.enter()
+        await side.enter(BOB, "Bob")
+        muc.say("before")
+        await side.told("romeo: before")
+        side.bridge.told.clear()
+        await muc.person.drop()
+        await (server.stop() if how == "stopped" else server.kill())
+        await server.start()
+        await muc.person.login()
+        await muc.enter("romeo")
+        await muc.see_arrive("Alice")
+        await muc.see_arrive("Bob")
+        muc.say("after")
+        await side.told("romeo: after")
+        assert await side.post("here again", BOB)
+        told = [line for line in side.bridge.told if line.startswith("@")]
+        assert told == []
+        assert "romeo: before" not in side.bridge.told
+        await side.kill()
+
+
+async def test_a_room_that_ended_with_its_service_is_entered_again(
+    sqlite_database: Database, xmpp_person: MakeXmppPerson
+) -> None:
+    """As the clients of its people do: otherwise the first who comes back owns another room."""
+    async with make_prosody() as server:
+        side = Side(server, sqlite_database, f"garden@{server.muc_domain}")
+        await side.start()
+        muc = await owned(side, xmpp_person)
+        await side.enter()
+        await muc.person.drop()
+        await server.kill()
+        await server.start()
+        await until(lambda: side.adapter.status.state == "connected", "status")
+        await muc.person.login()
+        await asyncio.sleep(0.5)
+        await muc.enter("romeo")
+        await muc.see_arrive("Alice")
+        assert await side.post("still here")
+        assert not [line for line in side.bridge.told if line.startswith("@")]
+        await side.kill()

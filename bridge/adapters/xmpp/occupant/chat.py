@@ -28,6 +28,7 @@ from bridge.ports.chat import (
     OccupantRoll,
 )
 
+_PEOPLE_KEPT = 20_000
 Identity = Literal["address", "occupant-id", "nickname"]
 
 
@@ -131,6 +132,11 @@ class VisitedChat:
     """The listener has just entered: what is delayed is the chat's past, up to its subject."""
     wants_history: bool = False
     """It was asked for, since there is no archive."""
+    own_posts: int = 0
+    visitors: int = 0
+    """Questions for which the bot is in the chat just now."""
+    journey: int = 0
+    """Counts the returns, so that a new one ends an older one that waits."""
     heard_s: float = 0.0
     fetched: set[str] = field(default_factory=set)
     """IDs that the archive gave us just now, and that may wait in `waiting`, too."""
@@ -161,6 +167,9 @@ class VisitedChat:
             del self.guests[guest.user_id]
             del self.by_address[guest.address]
         self.lose(guest)
+        undecided = self.undecided.pop(guest.nickname, None)
+        if undecided is not None and not self.is_hoped_for(guest.nickname):
+            self.see(self.seen(undecided))
 
     def lose(self, guest: Guest) -> None:
         """They are not in now. If they have listened another one does, with a look back."""
@@ -183,6 +192,14 @@ class VisitedChat:
         if self.gaps == gaps:
             self.is_behind = False
             self.caught_up.set()
+
+    def is_hoped_for(self, nickname: str) -> bool:
+        """A guest asks for it, or held it before we were away."""
+        return any(
+            guest.asked == nickname
+            or (guest.state == "out" and guest.is_stored and guest.nickname == nickname)
+            for guest in self.guests.values()
+        )
 
     def guest_named(self, nickname: str) -> Guest | None:
         """Who of ours holds the nickname."""
@@ -238,9 +255,22 @@ class VisitedChat:
             occupant_id=presence.occupant_id,
         )
 
+    @property
+    def shown(self) -> dict[str, Seen]:
+        """Its people as they have been shown since the listener began to enter."""
+        is_entering = self.listener is not None and self.listener.state == "entering"
+        return self.coming if is_entering else self.table
+
+    def expect(self, seen: Seen) -> None:
+        """Shown to the listener, who is entering."""
+        if len(self.coming) < _PEOPLE_KEPT:
+            self.coming[seen.occupant.nickname] = seen
+
     def see(self, seen: Seen) -> None:
         nickname = seen.occupant.nickname
         before = self.table.get(nickname)
+        if before is None and len(self.table) >= _PEOPLE_KEPT:
+            return
         self.table[nickname] = seen
         if before is not None and before.occupant == seen.occupant:
             return

@@ -87,10 +87,6 @@ class Entering:
         guest.state, guest.asked = "entering", nickname
         try:
             await self._ask(guest, xml)
-        except Refused as exc:
-            if exc.rule != TAKEN:
-                chat.undecided.pop(nickname, None)
-            raise
         finally:
             guest.asked = None
             if guest.state == "entering":

@@ -26,6 +26,7 @@ from bridge.ports.chat import SubjectChanged
 _MESSAGE: Final = "{jabber:component:accept}message"
 _PRESENCE: Final = "{jabber:component:accept}presence"
 _RECENT_KEPT: Final = 500
+_OWN_POSTS: Final = 100
 
 
 class Keeper(Protocol):
@@ -46,6 +47,15 @@ class Keeper(Protocol):
     def on_configured(self, chat: VisitedChat) -> None: ...
 
     def on_created(self, chat: VisitedChat, guest: Guest) -> None: ...
+
+    def on_private(self, xml: ET.Element) -> None:
+        """Somebody writes to one of ours inside the room, and nobody else sees it."""
+
+    def on_renamed(self, chat: VisitedChat, guest: Guest) -> None:
+        """The room gave one of ours another nickname."""
+
+    def on_read(self, chat: VisitedChat, archive_id: str) -> None:
+        """Up to here everything is stored: only posts of ours came behind it."""
 
     def on_identity(self, chat: VisitedChat) -> None: ...
 
@@ -86,6 +96,8 @@ class Listening:
                 return False  # an invitation, perhaps
             if type == "error":
                 chat.reflections.fail(xml.get("id", ""), error_from(xml))
+            elif nickname and type in ("", "normal", "chat"):
+                self._keeper.on_private(xml)
             return True
         if xml.tag != _PRESENCE:
             return False
@@ -100,17 +112,18 @@ class Listening:
     ) -> None:
         if type == "error":
             if guest.asked is not None and nickname in (guest.asked, ""):
-                undecided = chat.undecided.pop(guest.asked, None)
+                held, guest.asked = guest.asked, None
+                if guest.nickname == held and not guest.is_in:
+                    guest.nickname = ""  # somebody else's now
                 guest.resolve(entering.error_from(xml))
-                if undecided is not None:
-                    self._on_other(chat, undecided)
+                self._decide(chat, held)
             return
         if type not in ("", "unavailable"):
             return
         is_own = bool(nickname) and (
             nickname == (guest.asked if guest.state == "entering" else guest.nickname)
         )
-        is_told = guest is chat.listener or (guest.state == "entering" and _is_self(xml))
+        is_told = guest is chat.listener or (guest.asked is not None and _is_self(xml))
         if not is_own and not is_told:
             return
         presence = read_presence(xml, nickname)
@@ -124,6 +137,9 @@ class Listening:
 
     def _on_own(self, chat: VisitedChat, guest: Guest, presence: MucPresence) -> None:
         guest.affiliation = presence.affiliation
+        if guest.is_in and presence.nickname != guest.nickname:
+            guest.nickname = presence.nickname  # what told us so was lost
+            guest.resolve()
         if guest.state != "entering":
             return  # nothing new, or too late an answer: they ask again
         guest.nickname = presence.nickname
@@ -147,6 +163,8 @@ class Listening:
     def _on_own_gone(self, chat: VisitedChat, guest: Guest, presence: MucPresence) -> None:
         if presences.RENAMED in presence.statuses and presence.new_nickname:
             guest.nickname = presence.new_nickname
+            if guest.asked is None:
+                self._keeper.on_renamed(chat, guest)
             chat.undecided.pop(guest.nickname, None)
             guest.resolve()
             return
@@ -171,7 +189,7 @@ class Listening:
         listener = chat.listener
         if listener is not None and listener.state == "entering":
             if not presence.is_gone:
-                chat.coming[presence.nickname] = chat.seen(presence)
+                chat.expect(chat.seen(presence))
             return
         if not presence.is_gone:
             chat.see(chat.seen(presence))
@@ -183,20 +201,29 @@ class Listening:
             chat.unsee(presence)
         self._keeper.on_told(chat)
 
+    def _decide(self, chat: VisitedChat, nickname: str) -> None:
+        """No guest of ours has the nickname or asks for it: whoever was seen under it is theirs."""
+        presence = chat.undecided.pop(nickname, None)
+        if presence is not None:
+            self._on_other(chat, presence)
+
     def _is_ours(self, chat: VisitedChat, presence: MucPresence) -> bool:
         """By the real address where it is shown, else by the nickname that a guest holds. One that
-        a guest is just asking for may be a stranger's, who came first: that is told by the answer.
+        a guest is just asking for, or held before we were away, may be a stranger's by now: that
+        is told by the answer to the guest.
         """
+        nickname = presence.nickname
         if presence.address is not None:
             return presence.address.domain == self._component
-        if chat.guest_named(presence.nickname) is not None:
+        if chat.guest_named(nickname) is not None:
             return True
-        if presence.nickname in chat.table:
+        if nickname in chat.shown or not chat.is_hoped_for(nickname):
             return False
-        if any(guest.asked == presence.nickname for guest in chat.guests.values()):
-            chat.undecided[presence.nickname] = presence
-            return True
-        return False
+        if presence.is_gone:
+            chat.undecided.pop(nickname, None)
+        else:
+            chat.undecided[nickname] = presence
+        return True
 
     # --- messages -------------------------------------------------------------------------------
 
@@ -215,10 +242,19 @@ class Listening:
             self._on_history(chat, xml, nickname, at_ms)
         elif is_own:
             chat.reflections.see(presences.ids_of(xml), mark)
+            self._count(chat, mark)
         else:
             chat.in_history = False
             self._watch(chat, xml, nickname)
             self._on_live(chat, xml, nickname, mark)
+
+    def _count(self, chat: VisitedChat, mark: str | None) -> None:
+        """A room where we alone write would have to be read from its beginning else."""
+        chat.own_posts += 1
+        is_still = not (chat.waiting or chat.is_behind or chat.is_worked or chat.is_silent)
+        if mark is not None and chat.own_posts >= _OWN_POSTS and is_still:
+            chat.own_posts = 0
+            self._keeper.on_read(chat, mark)
 
     def _on_live(self, chat: VisitedChat, xml: ET.Element, nickname: str, mark: str | None) -> None:
         if chat.is_silent:

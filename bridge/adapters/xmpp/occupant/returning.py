@@ -25,7 +25,7 @@ from bridge.adapters.xmpp.occupant.selfping import is_in
 from bridge.adapters.xmpp.occupant.visits import Visits
 from bridge.clock import Clock
 from bridge.errors import IsthmusError, NotFound, Refused, Unavailable
-from bridge.ports.chat import ChatRenamed, GuestRemoved
+from bridge.ports.chat import ChatRenamed, GuestEntered, GuestRemoved
 from bridge.telemetry.log import get_logger
 
 log = get_logger("xmpp.guests")
@@ -79,7 +79,7 @@ class Returning:
         self._questions.on_disconnected()
         for chat in self._visits.all():
             chat.on_disconnected()
-            chat.returned_s = None
+            chat.returned_s, chat.is_returning = None, False
         self._reconnected.set()
 
     async def run(self) -> None:
@@ -116,13 +116,16 @@ class Returning:
         """Whoever is to be in and is not."""
         if chat.is_returning or all(guest.is_in for guest in chat.stored_guests):
             return
-        chat.is_returning = self._telling.spawn(partial(self._bring_back, chat))
+        chat.journey += 1
+        chat.is_returning = self._telling.spawn(partial(self._bring_back, chat, chat.journey))
 
-    async def _bring_back(self, chat: VisitedChat) -> None:
+    async def _bring_back(self, chat: VisitedChat, journey: int) -> None:
         pause_s = 1.0
         try:
             await self._slow_down(chat)
             for _ in range(_TRIES):
+                if chat.journey != journey:
+                    return  # the connection is new, and so is the return
                 try:
                     await self._return(chat)
                     if all(guest.is_in for guest in chat.stored_guests):
@@ -132,7 +135,8 @@ class Returning:
                 await self._clock.sleep(pause_s)
                 pause_s = min(2 * pause_s, _PAUSE_MAX_S)
         finally:
-            chat.is_returning = False
+            if chat.journey == journey:
+                chat.is_returning = False
 
     async def _slow_down(self, chat: VisitedChat) -> None:
         """A room that puts us out as soon as we are in is not entered without end."""
@@ -161,6 +165,7 @@ class Returning:
             await self._visits.refresh(chat)
         elif guest.may_be_in and await self._is_in(chat, guest):
             guest.state, guest.may_be_in = "in", False
+            chat.undecided.pop(guest.nickname, None)
             return
         nickname = guest.nickname
         try:
@@ -170,6 +175,16 @@ class Returning:
             return
         guest.may_be_in = False
         if guest.nickname != nickname:
+            if guest.jid != self._bot:
+                chat.tell(
+                    GuestEntered(
+                        chat=chat.name,
+                        user_id=guest.user_id,
+                        nickname=guest.nickname,
+                        wanted=nickname,
+                    )
+                )
+                self._telling.wake(chat)
             await self._visits.store(chat, guest)
 
     async def _give_up(self, chat: VisitedChat, guest: Guest, exc: Refused) -> None:

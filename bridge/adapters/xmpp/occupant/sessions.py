@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from xml.etree import ElementTree as ET
 
+from bridge.adapters.xmpp import inbound, outbound
 from bridge.adapters.xmpp.addresses import AddressBook
 from bridge.adapters.xmpp.config import XmppLimits
 from bridge.adapters.xmpp.connection import Wire
@@ -52,6 +53,9 @@ from bridge.storage.database import Database
 
 GuestDelivery = GuestEnter | GuestLeave | GuestRename | ChatPost | ChatSubject | ChatAbandon
 _RELAY_NAME = "Matrix"
+_NO_PRIVATE = (
+    "Private messages inside a room are not carried to Matrix; write to the person's own address."
+)
 
 
 class Occupants:
@@ -70,6 +74,7 @@ class Occupants:
         limits: XmppLimits,
         new_trace: Callable[[], TraceId],
     ) -> None:
+        self._wire = wire
         self._listener = listener
         self._book = book
         self._limits = limits
@@ -126,7 +131,9 @@ class Occupants:
 
     def take(self, xml: ET.Element) -> bool:
         """Whether the raw stanza is for us; called for each, in the order of arrival."""
-        return self._questions.take(xml) or self._listening.take(xml)
+        if xml.get("type") != "groupchat" and self._questions.take(xml):
+            return True
+        return self._listening.take(xml)
 
     async def wait_idle(self) -> None:
         """Until nothing is on its way to the bridge."""
@@ -382,6 +389,21 @@ class Occupants:
             guest.is_stored = False
         for guest in list(chat.guests.values()):
             chat.drop(guest)
+
+    def on_private(self, xml: ET.Element) -> None:
+        """Nothing is lost in silence. The condition is one for which no room removes anybody."""
+        stanza = inbound.read_stanza(xml)
+        if inbound.to_message(stanza) is None and inbound.unreadable(stanza) is None:
+            return
+        answer = outbound.error_for(stanza, "feature-not-implemented", _NO_PRIVATE)
+        self._telling.spawn(partial(self._wire.send, [answer]))
+
+    def on_renamed(self, chat: VisitedChat, guest: Guest) -> None:
+        if guest.is_stored:
+            self._telling.spawn(partial(self._visits.store, chat, guest))
+
+    def on_read(self, chat: VisitedChat, archive_id: str) -> None:
+        self._telling.spawn(partial(self._visits.move_on, chat, archive_id))
 
     def on_configured(self, chat: VisitedChat) -> None:
         self._telling.spawn(partial(self._returning.look_again, chat))

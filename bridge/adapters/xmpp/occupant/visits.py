@@ -133,6 +133,19 @@ class Visits:
             )
         )
 
+    async def move_on(self, chat: VisitedChat, archive_id: str) -> None:
+        """Nothing but our own posts came after what was stored last."""
+        now_ms = self._clock.now_ms()
+        await self._database.write(
+            lambda tx: chats.move_position(
+                tx,
+                adapter=self._adapter,
+                chat=chat.name,
+                archive_id=archive_id,
+                archive_ms=now_ms,
+            )
+        )
+
     async def store_identity(self, chat: VisitedChat) -> None:
         identity = chat.identity
         if identity is not None:

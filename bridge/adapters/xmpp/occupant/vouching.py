@@ -104,15 +104,20 @@ class Vouching:
     @asynccontextmanager
     async def _inside(self, chat: VisitedChat) -> AsyncIterator[Guest]:
         """Somebody of ours is in the chat and hears it: the listener, or the bot for a moment."""
-        if chat.listener is not None and chat.listener.is_in:
-            yield chat.listener
+        listener = chat.listener
+        if listener is not None and listener.is_in and listener.is_stored:
+            yield listener
             return
-        bot = await self._enter(chat)
+        bot: Guest | None = None
+        chat.visitors += 1
         try:
+            bot = await self._enter(chat)
             yield bot
         finally:
-            if not bot.is_stored and chat.guests.get(bot.user_id) is bot and not chat.watches[1:]:
+            chat.visitors -= 1
+            if bot is not None and not chat.visitors and chat.guests.get(bot.user_id) is bot:
                 await self._leave(chat, bot)
+            self._visits.tidy(chat)
 
     async def _enter(self, chat: VisitedChat) -> Guest:
         if chat.info is None:
@@ -131,10 +136,11 @@ class Vouching:
 
     async def _leave(self, chat: VisitedChat, bot: Guest) -> None:
         async with chat.door:
+            if bot.is_stored or chat.visitors:
+                return
             with suppress(Unavailable):  # the room removes who is not reachable
                 await self._entering.leave(chat, bot, None, key=f"{chat.name} visit")
-            if not bot.is_stored:
-                chat.drop(bot)
+            chat.drop(bot)
         self._visits.tidy(chat)
 
     def _address_of(self, user_id: UserId) -> Jid | None:

@@ -452,6 +452,23 @@ async def test_a_chat_that_we_do_not_visit_is_not_ours(world: World) -> None:
     assert not world.occupants.take(other)
 
 
+async def test_a_private_message_in_the_room_is_answered_and_bridged_to_nobody(
+    world: World,
+) -> None:
+    await world.enter()
+    world.muc.take()
+    private = ET.fromstring(
+        f"<message xmlns='jabber:component:accept' type='chat' id='p' from='{ROOM}/romeo'"
+        f" to='{ALICE_JID}'><body>psst</body></message>"
+    )
+    assert world.occupants.take(private)
+    await world.quiet()
+    (answer,) = world.muc.take("message")
+    assert answer.get("type") == "error"
+    assert answer.find("{*}error/{*}feature-not-implemented") is not None
+    assert world.bridge.messages == []
+
+
 # --- identity -------------------------------------------------------------------------------------
 
 
@@ -528,6 +545,67 @@ async def test_what_was_missed_comes_once_in_order_and_nobody_seems_to_leave(
     assert said == [*(f"romeo: missed {n}" for n in range(120)), "romeo: after"]
     assert [line for line in told if not line.startswith(("romeo:", "roll", "name"))] == []
     assert set(world.muc.people) == {"Alice", "Bob", "romeo"}
+
+
+async def test_our_own_people_who_are_still_in_are_nobodys_occupants(world: World) -> None:
+    await world.enter()
+    await world.enter(BOB, "Bob")
+    world.muc.join("romeo", ROMEO)
+    await world.quiet()
+    world.bridge.take()
+    world.muc.take()
+    await world.reconnect()
+    await world.clock.advance(2)
+    await world.quiet()
+    assert world.bridge.take() == ["roll romeo"]
+    joins = [xml.get("from") for xml in world.muc.take("presence")]
+    assert joins == [ALICE_JID], "who is still in is asked only"
+
+
+async def test_who_took_a_nickname_while_we_were_away_keeps_it(world: World) -> None:
+    await world.enter()
+    await world.enter(BOB, "Bob")
+    world.bridge.take()
+    world.muc.forget_us()
+    world.muc.join("Bob", ROMEO)
+    await world.reconnect()
+    await world.clock.advance(2)
+    world.muc.say("Bob", "I am Romeo")
+    await world.quiet()
+    told = world.bridge.take()
+    assert "+Bob" in told
+    assert "Bob: I am Romeo" in told
+    assert "in as Bob (m.test), wanted Bob" in told
+    assert set(await world.rows()) == {(ALICE, "Alice"), (BOB, "Bob (m.test)")}
+
+
+async def test_a_room_that_puts_us_out_at_once_is_not_entered_without_end(world: World) -> None:
+    await world.enter()
+    for _ in range(5):
+        world.muc.part("Alice") if "Alice" in world.muc.people else None
+        await world.quiet()
+    assert len(world.muc.take("presence")) < 4
+
+
+async def test_a_room_where_only_we_write_is_not_read_from_its_beginning(world: World) -> None:
+    await world.enter()
+    for number in range(100):
+        await world.occupants.deliver(
+            ChatPost(
+                chat=ROOM,
+                sender=ALICE,
+                sender_name="Alice",
+                event_id=EventId("$e"),
+                room_id=RoomId("!r:gw.test"),
+                at_ms=0,
+                message=Message(text="x"),
+            ),
+            key="1",
+            own_id=f"{world.database.epoch}.out.{number}",
+        )
+    await world.quiet()
+    stored = await world.database.read(lambda tx: chats.find(tx, adapter="xmpp", chat=ROOM))
+    assert stored.archive_id == "a100"
 
 
 async def test_after_a_restart_the_same_and_a_post_that_was_shown_is_not_sent_again(
