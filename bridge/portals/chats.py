@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from random import Random
 
 from bridge.clock import Clock
-from bridge.errors import NotFound, Refused, Unavailable
+from bridge.errors import IsthmusError, NotFound, Refused, Unavailable
+from bridge.identity.rebridged import Why, find_rebridged, has_address
 from bridge.ids import RoomAlias, RoomId, RoomVersionId, ServerName, TraceId, UserId
 from bridge.portals import bridge_info
 from bridge.portals.access import ChatQuestions
@@ -244,12 +245,32 @@ class Chats:
             said, adapter=self._adapter, chat=chat, bot=self._backend.bot
         )
 
+    async def find_rebridged(self, room_id: RoomId, chat: str, user_id: UserId) -> Why | None:
+        """Why somebody in the room is another bridge's ghost whose words are not carried."""
+        if not has_address(user_id):
+            return None
+        return find_rebridged(
+            user_id,
+            own_server=self._backend.server_name,
+            is_own_address=self._ghosts.is_own_address,
+            chat=chat,
+            bridging=await self.servers_bridging(room_id, chat),
+        )
+
+    async def _guests_in(self, room_id: RoomId, chat: str) -> dict[UserId, Member]:
+        """Who in the room is to be in the chat."""
+        return {
+            one.user_id: one
+            for one in await self.people_in(room_id)
+            if await self.find_rebridged(room_id, chat, one.user_id) is None
+        }
+
     async def bind(self, kind: str, *, chat: str, room_id: RoomId) -> None:
         """The room is the chat's from now on, and everybody in it enters the chat. What happened in
         a plumbed room before is not carried."""
         number = self.new_number()
         since = (await self._backend.room(room_id)).position if kind == PLUMBED else 0
-        there = {one.user_id: one for one in await self.people_in(room_id)}
+        there = await self._guests_in(room_id, chat)
 
         def unit(tx: Transaction) -> None:
             now_ms = self._clock.now_ms()
@@ -276,7 +297,7 @@ class Chats:
 
         await self._database.write(unit)
         # Whoever came or went meanwhile was told of before there was a row.
-        now = {one.user_id: one for one in await self.people_in(room_id)}
+        now = await self._guests_in(room_id, chat)
 
         def again(tx: Transaction) -> None:
             for user_id in sorted(now.keys() - there.keys()):
@@ -392,11 +413,13 @@ class Chats:
         """Finishes what was interrupted; gives up rooms that nobody has joined in time."""
         left = await self._database.read(lambda tx: portals.closing(tx, adapter=self._adapter))
         for chat in dict.fromkeys(portal.chat for portal in left):
-            async with self.holding(chat):
-                await self.finish_closing(chat)
+            with _noted(chat):
+                async with self.holding(chat):
+                    await self.finish_closing(chat)
         for portal in await self.all():
             if portal.kind == PORTAL and portal.room_id is not None:
-                await self._give_up_unused(portal, portal.room_id)
+                with _noted(portal.chat):
+                    await self._give_up_unused(portal, portal.room_id)
 
     async def _give_up_unused(self, portal: Portal, room_id: RoomId) -> None:
         now_ms = self._clock.now_ms()
@@ -419,6 +442,15 @@ class Chats:
         except NotFound:
             return True
         return not any(self._ghosts.is_person(one.user_id) for one in ever)
+
+
+@contextmanager
+def _noted(chat: str) -> Iterator[None]:
+    """What cannot be done for one chat is tried again at the next look, and stops no other."""
+    try:
+        yield
+    except IsthmusError as exc:
+        log.warning("a portal is not tidied", chat=chat, reason=exc.reason)
 
 
 def _enter(chat: str, member: Member) -> GuestEnter:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bridge.clock import Clock
-from bridge.errors import NotFound, Refused, Unavailable
+from bridge.errors import IsthmusError, NotFound, Refused, Unavailable
 from bridge.ids import RoomId, UserId
 from bridge.portals.chats import Chats
 from bridge.portals.ghosts import Ghosts
@@ -244,8 +244,11 @@ class Occupants:
         for row in rows:
             if row.adapter != self._adapter:
                 continue
-            async with self._chats.holding(row.chat):
-                await self._take_out(row)
+            try:
+                async with self._chats.holding(row.chat):
+                    await self._take_out(row)
+            except IsthmusError as exc:
+                log.warning("an absent ghost stays for now", chat=row.chat, reason=exc.reason)
 
     async def _take_out(self, seen: StoredOccupant) -> None:
         row = await self._find(seen.chat, seen.address)

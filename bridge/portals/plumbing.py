@@ -231,7 +231,7 @@ class Plumbing:
     async def _connect(
         self, caller: UserId, info: ChatInfo, chat: str, room_id: RoomId, *, is_admin: bool
     ) -> str:
-        async with self._chats.holding(chat):
+        async with self._chats.holding(room_id), self._chats.holding(chat):
             # Somebody may have been quicker.
             await self._check_room(caller, chat, room_id, is_admin=is_admin)
             await self._check_chat(chat, room_id)

@@ -11,7 +11,6 @@ from bridge.clock import Clock
 from bridge.content.events import from_event
 from bridge.content.model import Encrypted, NotRendered
 from bridge.errors import NotFound
-from bridge.identity.rebridged import find_rebridged, has_address
 from bridge.ids import UserId, localpart_of
 from bridge.portals.chats import Chats, ToChatDelivery
 from bridge.portals.directory import chat_lane
@@ -180,15 +179,7 @@ class ToChat:
     async def _find_rebridged(
         self, event: RoomEvent, portal: Portal, user_id: UserId
     ) -> str | None:
-        if not has_address(user_id):
-            return None
-        why = find_rebridged(
-            user_id,
-            own_server=self._backend.server_name,
-            is_own_address=self._ghosts.is_own_address,
-            chat=portal.chat,
-            bridging=await self._chats.servers_bridging(event.room_id, portal.chat),
-        )
+        why = await self._chats.find_rebridged(event.room_id, portal.chat, user_id)
         return None if why is None else f"rebridged-{why}"
 
     async def _tell_encrypted(self, event: RoomEvent, portal: Portal) -> None:

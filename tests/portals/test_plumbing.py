@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 import pytest
 
@@ -86,6 +88,26 @@ async def test_a_room_and_a_chat_are_plumbed_and_talk(world: World) -> None:
     (said,) = await world.home.backend.state(room_id, "m.bridge")
     assert (said.content["creator"], said.content["channel"]["id"]) == (ALICE, TEA)
     assert f"This room is bridged to {TEA} now, by {ALICE}." in await world.bodies(room_id, BOT)
+
+
+async def test_two_chats_at_once_do_not_come_into_one_room(world: World) -> None:
+    tea(world)
+    world.chat.open_chat(LoopbackChat(address="milk@muc.example"))
+    room_id = await room(world)
+    done: list[str] = []
+
+    async def one(chat: str) -> None:
+        with suppress(Refused):
+            await world.portals.plumbing.plumb(
+                caller=ALICE, is_admin=True, chat=chat, room_id=room_id
+            )
+            done.append(chat)
+
+    async with asyncio.TaskGroup() as tasks:
+        for chat in (TEA, "milk@muc.example"):
+            tasks.create_task(one(chat))
+    assert len(done) == 1
+    assert [view.chat for view in await world.portals.plumbing.list_portals()] == done
 
 
 async def test_what_was_said_before_is_not_carried_even_when_it_is_told_again(
@@ -500,7 +522,11 @@ async def test_who_is_kicked_from_the_chat_is_named_where_the_bot_may_not_kick(
 async def test_two_bridges_in_one_room_do_not_carry_each_others_ghosts(world: World) -> None:
     tea(world, alice="owner")
     room_id = await room(world)
+    ours = UserId(f"@_xmpp_bob=25{HOME}=40{GATEWAY}:{HOME}")
+    await world.join(room_id, ours)
+    await world.settle()
     await plumb(world, room_id)
+    assert ours not in world.chat.chats[TEA].guests
     await world.state(
         room_id,
         "m.bridge",
