@@ -261,6 +261,52 @@ async def test_the_affiliation_of_people_and_a_confirmation(
     assert await side.adapter.affiliation(side.room, romeo) == "owner"
 
 
+async def test_hidden_addresses_stay_hidden_and_people_stay_who_they_are(
+    side: Side, xmpp_person: MakeXmppPerson
+) -> None:
+    muc = await owned(side, xmpp_person)
+    await muc.show_addresses("moderators")
+    domain = side.server.domain
+    await muc.affiliate(f"alice%m.example@gw.{domain}", "admin")
+    await side.enter()
+    muc.say("one")
+    await side.told("romeo: one")
+    await muc.rename("montague")
+    muc.say("two")
+    await side.told("montague: two")
+    first, second = [message.sender for message in side.bridge.messages]
+    assert f"romeo@{domain}" not in repr((side.bridge.changes, side.bridge.messages))
+    if domain == "a.test":  # it has occupant IDs
+        assert first == second
+        assert first.startswith(f"{side.room}/i")
+    else:
+        assert (first, second) == (f"{side.room}/nromeo", f"{side.room}/nmontague")
+        assert "-romeo left" in side.bridge.told
+
+
+async def test_shown_addresses_are_the_people_until_they_are_hidden(
+    side: Side, xmpp_person: MakeXmppPerson
+) -> None:
+    muc = await owned(side, xmpp_person)
+    await muc.show_addresses("anyone")
+    romeo = f"romeo@{side.server.domain}"
+    await side.enter()
+    muc.say("shown")
+    await side.told("romeo: shown")
+    assert side.bridge.messages[-1].sender == romeo
+    await side.kill()
+    muc.say("shown and missed")
+    await muc.person.hear("shown and missed", sender=side.room)
+    await side.start()
+    await side.told("romeo: shown and missed")
+    assert side.bridge.messages[-1].sender == romeo
+    await until(lambda: "roll romeo" in side.bridge.told, side.bridge.told)
+    await muc.show_addresses("moderators")
+    muc.say("hidden")
+    await side.told("romeo: hidden")
+    assert side.bridge.messages[-1].sender != romeo
+
+
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 async def test_a_restart_of_the_service_is_survived(
     sqlite_database: Database, xmpp_person: MakeXmppPerson, how: str
