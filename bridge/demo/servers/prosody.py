@@ -7,6 +7,7 @@ needed and a `Relay` can stand in between.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ from bridge.demo.servers.process import (
 from bridge.errors import Misconfigured
 
 Federation = Literal["off", "dialback", "cert"]
+
+_LOCKED = "database is locked"
+_LOCKED_S = 0.1
+_MOST_REGISTRATIONS = 20
 
 _MODULES = (
     "disco",
@@ -269,13 +274,20 @@ class Prosody(Server):
         if program is None:
             raise ServerFailed("prosodyctl is not installed (Debian package: prosody)")
         domain = self.domain if host is None else host
-        await run_to_end(
-            [program, "--config", self._config, "register", user, domain, password],
-            name="prosodyctl register",
-            folder=self.folder,
-            timeout_s=30.0,
-        )
-        return f"{user}@{domain}"
+        command: list[str | Path] = [program, "--config", self._config, "register"]
+        command += [user, domain, password]
+        for _ in range(_MOST_REGISTRATIONS):
+            try:
+                await run_to_end(
+                    command, name="prosodyctl register", folder=self.folder, timeout_s=30.0
+                )
+            except ServerFailed as exc:
+                if _LOCKED not in str(exc):
+                    raise
+                await asyncio.sleep(_LOCKED_S)  # the running server was writing just then
+            else:
+                return f"{user}@{domain}"
+        raise ServerFailed(f"prosody does not register {user}: its {_LOCKED}")
 
     def log_tail(self, lines: int = 40) -> str:
         return "\n".join((super().log_tail(lines), read_tail(self._own_log, lines)))
