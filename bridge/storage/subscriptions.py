@@ -12,6 +12,8 @@ from bridge.storage.database import Transaction
 from bridge.storage.schema import subscriptions
 
 Subscription = Literal["none", "from", "to", "both"]
+_MET = "met"
+"""No subscription, but they know each other."""
 _STATES: dict[str, Subscription] = {"from": "from", "to": "to", "both": "both"}
 
 
@@ -36,6 +38,16 @@ def put(tx: Transaction, address: str, user_id: UserId, state: Subscription) -> 
         tx.dialect.upsert(subscriptions, ["address", "user_id"]),
         {"address": address, "user_id": user_id, "state": state},
     )
+
+
+def meet(tx: Transaction, address: str, user_id: UserId) -> bool:
+    """True the first time: until now there was nothing between the two."""
+    found: str | None = tx.execute(
+        tx.dialect.insert_ignore(subscriptions)
+        .values(address=address, user_id=user_id, state=_MET)
+        .returning(subscriptions.c.address)
+    ).scalar()
+    return found is not None
 
 
 def who_see(tx: Transaction, user_id: UserId) -> Sequence[str]:

@@ -66,6 +66,7 @@ log = get_logger("xmpp")
 
 NAME = "xmpp"
 _DRAIN_S = 5.0
+_NO_LINE = ("error", "groupchat")
 _CHATS_KEPT = 10_000
 _NUMBER = re.compile(r"\+?[0-9]+")
 
@@ -366,11 +367,15 @@ class XmppAdapter:
             case Person(user_id=user_id):
                 await self._direct.on_presence(stanza, user_id)
             case Bot():
-                if await self._direct.on_presence(stanza, self._book.bot_id):
+                if stanza.type == "subscribe":
                     await self._greet(stanza)
+                await self._direct.on_presence(stanza, self._book.bot_id)
 
     async def _greet(self, stanza: Stanza) -> None:
-        if self._commands is not None:
+        """Whoever opens a chat with the bot hears once what they may do."""
+        if self._commands is None:
+            return
+        if await self._direct.meets(stanza.sender.bare, self._book.bot_id):
             caller = Caller(user_id=self._book.user_of(stanza.sender).user_id)
             await self._direct.say_as_bot(stanza, await self._commands.greet(caller))
 
@@ -384,6 +389,8 @@ class XmppAdapter:
     async def _on_message(self, stanza: Stanza, where: Bot | Person | Room) -> None:
         match where:
             case Bot():
+                if inbound.to_message(stanza) is not None and stanza.type not in _NO_LINE:
+                    await self._greet(stanza)
                 await self._direct.on_command(stanza)
             case Person(user_id=user_id):
                 await self._direct.on_message(stanza, user_id)

@@ -47,7 +47,7 @@ _IN_WORDS: Final = {
 }
 """What a bounce means, for servers that do not say. Spec: RFC 6120, 8.3.3."""
 _COMMAND_TIMEOUT_S: Final = 120
-_LINES_PER_MINUTE: Final = 30
+_LINES_PER_MINUTE: Final = 60
 """That the bot answers one person."""
 _ASKERS_KEPT: Final = 1000
 _OLD_MS: Final = 60_000
@@ -218,8 +218,7 @@ class Direct:
 
     # --- presence -------------------------------------------------------------------------------
 
-    async def on_presence(self, stanza: Stanza, user_id: UserId) -> bool:
-        """True: from now on they see a presence that they did not see before."""
+    async def on_presence(self, stanza: Stanza, user_id: UserId) -> None:
         person, ghost = stanza.sender.bare, stanza.to.bare
         match stanza.type:
             case "subscribe":
@@ -228,7 +227,6 @@ class Direct:
                 if before in ("none", "to"):
                     answers.append(_presence(ghost, person, "subscribe"))
                 await self._wire.send(answers)
-                return before in ("none", "from")
             case "unsubscribe":
                 await self._change(person, user_id, _WITHOUT_TO)
                 await self._wire.send(
@@ -247,7 +245,10 @@ class Direct:
                 )
                 type = "" if state in ("to", "both") else "unavailable"
                 await self._wire.send([_presence(ghost, stanza.sender, type)])
-        return False
+
+    async def meets(self, person: Jid, user_id: UserId) -> bool:
+        """True the first time."""
+        return await self._database.write(lambda tx: subscriptions.meet(tx, str(person), user_id))
 
     async def say_as_bot(self, stanza: Stanza, text: str) -> None:
         """A line to whoever sent the stanza, from the bot's address that it was sent to."""

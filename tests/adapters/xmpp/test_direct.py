@@ -6,6 +6,7 @@ import pytest
 
 from bridge.adapters.xmpp.addresses import AddressBook
 from bridge.adapters.xmpp.direct import Direct
+from bridge.adapters.xmpp.jid import Jid
 from bridge.content.model import Message
 from bridge.errors import Unavailable
 from bridge.ids import EventId, ServerName, TraceId, UserId
@@ -72,16 +73,14 @@ async def test_who_sees_us_and_is_seen_is_not_asked_again(world: World) -> None:
     ]
 
 
-async def test_only_a_new_subscription_says_that_it_is_new(world: World) -> None:
-    async def subscribe(type: str) -> bool:
-        stanza = incoming(f"<presence from='romeo@a.test' to='isthmus@gw.test' type='{type}'/>")
-        return await world.direct.on_presence(stanza, UserId("@isthmus:gw.test"))
-
-    assert await subscribe("subscribe")
-    assert not await subscribe("subscribe")
-    assert not await subscribe("subscribed")
-    assert not await subscribe("unsubscribe")
-    assert await subscribe("subscribe")
+async def test_somebody_is_met_once(world: World) -> None:
+    bot, romeo = UserId("@isthmus:gw.test"), Jid.parse("romeo@a.test")
+    assert await world.direct.meets(romeo, bot)
+    assert not await world.direct.meets(romeo, bot)
+    stanza = incoming("<presence from='romeo@a.test' to='isthmus@gw.test' type='subscribe'/>")
+    await world.direct.on_presence(stanza, bot)
+    assert not await world.direct.meets(romeo, bot)
+    assert await world.direct.meets(Jid.parse("juliet@a.test"), bot)
 
 
 async def test_a_probe_is_answered_from_the_table_and_never_by_unsubscribed(
@@ -165,7 +164,7 @@ async def test_the_bot_does_not_talk_with_a_machine_for_ever(world: World) -> No
     line = incoming(
         "<message from='echo@a.test/x' to='isthmus@gw.test' type='chat'><body>x</body></message>"
     )
-    for _ in range(31):
+    for _ in range(61):
         await world.direct.on_command(line)
     *answers, last = [brief(xml) for xml in world.wire.take()]
     assert all(answer.startswith("message chat") for answer in answers)
