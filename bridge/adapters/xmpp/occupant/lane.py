@@ -81,6 +81,7 @@ class Telling:
                 elif chat.waiting:
                     await self.accept(chat, chat.waiting.popleft())
                 elif chat.needs_roll:
+                    log.warning("too much waited", chat=chat.name)
                     chat.needs_roll = False
                     chat.tell_roll()
                 else:

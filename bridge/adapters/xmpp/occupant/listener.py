@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 from xml.etree import ElementTree as ET
 
+from bridge.adapters.xmpp import inbound
 from bridge.adapters.xmpp.namespaces import COMPONENT, MUC_USER
 from bridge.adapters.xmpp.occupant import entering, presences
 from bridge.adapters.xmpp.occupant.chat import Guest, VisitedChat
@@ -112,11 +113,7 @@ class Listening:
     ) -> None:
         if type == "error":
             if guest.asked is not None and nickname in (guest.asked, ""):
-                held, guest.asked = guest.asked, None
-                if guest.nickname == held and not guest.is_in:
-                    guest.nickname = ""  # somebody else's now
-                guest.resolve(entering.error_from(xml))
-                self._decide(chat, held)
+                self._on_refused(chat, guest, guest.asked, xml)
             return
         if type not in ("", "unavailable"):
             return
@@ -133,6 +130,17 @@ class Listening:
             else:
                 self._on_own(chat, guest, presence)
         elif guest is chat.listener and nickname:
+            self._on_other(chat, presence)
+
+    def _on_refused(self, chat: VisitedChat, guest: Guest, asked: str, xml: ET.Element) -> None:
+        guest.resolve(entering.error_from(xml))
+        if inbound.condition_of(xml) != entering.TAKEN:
+            return
+        guest.asked = None
+        if guest.nickname == asked and not guest.is_in:
+            guest.nickname = ""  # somebody else's now
+        presence = chat.undecided.pop(asked, None)
+        if presence is not None:
             self._on_other(chat, presence)
 
     def _on_own(self, chat: VisitedChat, guest: Guest, presence: MucPresence) -> None:
@@ -200,12 +208,6 @@ class Listening:
         else:
             chat.unsee(presence)
         self._keeper.on_told(chat)
-
-    def _decide(self, chat: VisitedChat, nickname: str) -> None:
-        """No guest of ours has the nickname or asks for it: whoever was seen under it is theirs."""
-        presence = chat.undecided.pop(nickname, None)
-        if presence is not None:
-            self._on_other(chat, presence)
 
     def _is_ours(self, chat: VisitedChat, presence: MucPresence) -> bool:
         """By the real address where it is shown, else by the nickname that a guest holds. One that

@@ -6,6 +6,7 @@ Spec: XEP-0045, 7 to 10 and 15.6 (status codes); XEP-0203; XEP-0359, 3; XEP-0421
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -33,6 +34,7 @@ NO_MEMBER: Final = frozenset({321, 322})
 TECHNICAL: Final = frozenset({332, 333})
 """The service ends, or lost the occupant: nobody decided it."""
 
+_CODE = re.compile(r"[0-9]{3}")
 _TEXT_CHARACTERS = 500
 
 
@@ -99,7 +101,7 @@ def read_presence(xml: ET.Element, nickname: str) -> MucPresence:
 
 def read_statuses(extra: ET.Element) -> frozenset[int]:
     codes = (status.get("code", "") for status in extra.iterfind(f"{{{MUC_USER}}}status"))
-    return frozenset(int(code) for code in codes if code.isascii() and code.isdecimal())
+    return frozenset(int(code) for code in codes if _CODE.fullmatch(code))
 
 
 def message_statuses(xml: ET.Element) -> frozenset[int]:

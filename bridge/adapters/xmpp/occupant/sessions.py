@@ -34,7 +34,7 @@ from bridge.adapters.xmpp.occupant.returning import Returning
 from bridge.adapters.xmpp.occupant.visits import Visits
 from bridge.adapters.xmpp.occupant.vouching import Vouching
 from bridge.clock import Clock
-from bridge.errors import NotFound, Refused, Unavailable
+from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import TraceId, UserId
 from bridge.ports.chat import (
     ChatAbandon,
@@ -392,7 +392,10 @@ class Occupants:
 
     def on_private(self, xml: ET.Element) -> None:
         """Nothing is lost in silence. The condition is one for which no room removes anybody."""
-        stanza = inbound.read_stanza(xml)
+        try:
+            stanza = inbound.read_stanza(xml)
+        except BadInput:
+            return  # nobody could be answered
         if inbound.to_message(stanza) is None and inbound.unreadable(stanza) is None:
             return
         answer = outbound.error_for(stanza, "feature-not-implemented", _NO_PRIVATE)

@@ -579,6 +579,46 @@ async def test_who_took_a_nickname_while_we_were_away_keeps_it(world: World) -> 
     assert set(await world.rows()) == {(ALICE, "Alice"), (BOB, "Bob (m.test)")}
 
 
+async def test_a_guest_keeps_their_nickname_while_the_room_is_not_reachable(world: World) -> None:
+    world.muc.join("Alice", ROMEO)
+    await world.enter()
+    world.muc.part("Alice")
+    world.muc.forget_us()
+    world.muc.refuses["enter"] = ("remote-server-timeout", "wait")
+    await world.reconnect()
+    world.muc.refuses.clear()
+    await world.clock.advance(10)
+    await world.quiet()
+    assert list(world.muc.people) == ["Alice (m.test)"]
+
+
+@pytest.mark.parametrize(
+    "stanza",
+    [
+        "<message type='chat' from='{room}/{long}' to='{alice}'><body>x</body></message>",
+        "<presence from='{room}/{long}' to='{alice}'/>",
+        "<message type='groupchat' from='{room}/{long}' to='{alice}'><body>x</body></message>",
+        (
+            "<message type='groupchat' from='{room}' to='{alice}'><x xmlns='http://jabber.org/protocol"
+            "/muc#user'><status code='{long}'/><status/></x></message>"
+        ),
+        "<presence type='error' from='{room}' to='{alice}'/>",
+        "<message type='error' from='{room}' to='{alice}'/>",
+        (
+            "<presence from='{room}/x' to='{alice}'><x xmlns='http://jabber.org/protocol/muc#user'>"
+            "<item jid='@@' nick=''/></x></presence>"
+        ),
+    ],
+)
+async def test_nonsense_from_a_room_stops_nothing(world: World, stanza: str) -> None:
+    await world.enter()
+    text = stanza.format(room=ROOM, alice=ALICE_JID, long="9" * 5000)
+    head, _, rest = text.partition(" ")
+    assert world.occupants.take(ET.fromstring(f"{head} xmlns='jabber:component:accept' {rest}"))
+    await world.quiet()
+    assert await world.post("still here") == "a1"
+
+
 async def test_a_room_that_puts_us_out_at_once_is_not_entered_without_end(world: World) -> None:
     await world.enter()
     for _ in range(5):
