@@ -100,14 +100,18 @@ class FromMatrix:
         portals = await self._directory.of_room(event.room_id)
         if not portals and not event.own and event.state_key is None:
             portals = await self._membership.find_again(event)
+        in_chat = any(portal.kind in OF_CHAT for portal in portals)
+        is_command = False
         for portal in portals:
             if portal.kind == SERVED:
                 await self._to_served(event, portal)
             elif portal.kind in (DIRECT, FORMER, ENCRYPTED):
                 await self._to_direct(event, portal)
             elif portal.kind == MANAGEMENT:
-                await self._to_bot(event, portal, in_chat=any(p.kind in OF_CHAT for p in portals))
-            elif portal.kind in OF_CHAT:
+                is_command = await self._to_bot(event, portal, in_chat=in_chat) or is_command
+        for portal in portals:
+            # What is said to the bot is nobody else's.
+            if portal.kind in OF_CHAT and not is_command:
                 await self._to_chat.on_event(event, portal)
 
     # --- direct chats ------------------------------------------------------------------------
@@ -250,11 +254,11 @@ class FromMatrix:
 
     # --- the bot -----------------------------------------------------------------------------
 
-    async def _to_bot(self, event: RoomEvent, portal: Portal, *, in_chat: bool) -> None:
-        """`in_chat`: the room is a foreign chat's, too, and what is said there is for its people
-        unless it begins with the bot's name."""
+    async def _to_bot(self, event: RoomEvent, portal: Portal, *, in_chat: bool) -> bool:
+        """True: it was meant for the bot. `in_chat`: the room is a foreign chat's, too, and what is
+        said there is for its people unless it begins with the bot's name."""
         if event.own or event.state_key is not None:
-            return
+            return False
         outcome = self._read(event)
         text: str | None = None
         if isinstance(outcome, Encrypted):
@@ -266,7 +270,7 @@ class FromMatrix:
                 caller = Caller(user_id=event.sender, room_id=event.room_id)
                 text = await self._on_command(caller, line)
         if text is None:
-            return
+            return False
         await self._notices.tell_room(
             room_id=event.room_id,
             sender=self._backend.bot,
@@ -274,6 +278,7 @@ class FromMatrix:
             cause=f"answer/{event.event_id}",
             trace=event.trace_id,
         )
+        return True
 
     async def _command_in(self, event: RoomEvent, text: str, *, in_chat: bool) -> str | None:
         """What was said to the bot: everything between two, elsewhere what begins with its name."""

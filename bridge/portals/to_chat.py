@@ -30,7 +30,7 @@ from bridge.ports.chat import (
 from bridge.ports.codec import from_tagged
 from bridge.ports.matrix import MatrixBackend, RoomEvent
 from bridge.storage import chats as chat_rows
-from bridge.storage import guests, journal, messages, queues
+from bridge.storage import guests, journal, messages, portals, queues
 from bridge.storage.database import Database, Transaction, Unit
 from bridge.storage.messages import MappedMessage
 from bridge.storage.portals import Portal
@@ -94,12 +94,16 @@ class ToChat:
             if skipped is not None:
                 await self._note(event, skipped)
             elif event.previous_membership == "join":
-                await self._put(event, GuestRename(chat=chat, user_id=user_id, displayname=name))
+                await self._put(
+                    event, portal, GuestRename(chat=chat, user_id=user_id, displayname=name)
+                )
             else:
-                await self._put(event, GuestEnter(chat=chat, user_id=user_id, displayname=name))
+                await self._put(
+                    event, portal, GuestEnter(chat=chat, user_id=user_id, displayname=name)
+                )
         elif membership in ("leave", "ban") and event.previous_membership not in ("invite", "ban"):
             reason = _text(event.content.get("reason"))
-            await self._put(event, GuestLeave(chat=chat, user_id=user_id, reason=reason))
+            await self._put(event, portal, GuestLeave(chat=chat, user_id=user_id, reason=reason))
 
     async def _on_ours_gone(self, event: RoomEvent, portal: Portal, user_id: UserId) -> None:
         """A ghost is not shown again before it speaks; whoever removes the bot ends it all."""
@@ -135,6 +139,7 @@ class ToChat:
             name = None if member is None else member.displayname
             await self._put(
                 event,
+                portal,
                 ChatPost(
                     chat=portal.chat,
                     sender=event.sender,
@@ -154,6 +159,7 @@ class ToChat:
         text = _text(event.content.get("topic")) or ""
         await self._put(
             event,
+            portal,
             ChatSubject(chat=portal.chat, sender=event.sender, text=text, room_id=event.room_id),
         )
 
@@ -193,10 +199,13 @@ class ToChat:
 
     # --- rows -------------------------------------------------------------------------------
 
-    async def _put(self, event: RoomEvent, delivery: ToChatDelivery) -> None:
+    async def _put(self, event: RoomEvent, portal: Portal, delivery: ToChatDelivery) -> None:
         now_ms = self._clock.now_ms()
 
         def unit(tx: Transaction) -> None:
+            current = portals.of_chat(tx, adapter=self._adapter, chat=delivery.chat)
+            if current is None or current.room_id != event.room_id:
+                return  # let go while this event was looked at
             outbox_id = self._chats.put(
                 tx,
                 delivery,

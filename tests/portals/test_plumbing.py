@@ -150,6 +150,37 @@ async def test_what_is_said_in_a_plumbed_room_of_two_is_no_command(world: World)
     assert await world.bodies(room_id, BOT) == before
 
 
+async def test_what_is_said_to_the_bot_is_not_for_the_chat(world: World) -> None:
+    tea(world, alice="owner")
+    room_id = await room(world)
+    await plumb(world, room_id)
+    for line in ("!isthmus help", "isthmus: help", f"{BOT} help", "isthmusly speaking"):
+        await world.say(room_id, line)
+    await world.settle()
+    assert [one.message.text for one in world.delivered(ChatPost)] == ["isthmusly speaking"]
+    answers = [body for body in await world.bodies(room_id, BOT) if "You can write to me" in body]
+    assert len(answers) == 3
+
+
+async def test_nothing_is_carried_once_the_chat_is_let_go(world: World) -> None:
+    """An event that was looked at while the portal still stood."""
+    tea(world, alice="owner")
+    room_id = await room(world)
+    await plumb(world, room_id)
+    (portal,) = [one for one in await world.directory.of_room(room_id) if one.chat == TEA]
+    await unplumb(world)
+    event_id = await world.say(room_id, "too late")
+    await world.carry()
+    (event,) = [
+        one
+        for one in await world.gateway.backend.timeline(room_id, limit=50)
+        if one.event_id == event_id
+    ]
+    await world.portals.to_chat.on_event(event, portal)
+    await world.settle()
+    assert not world.delivered(ChatPost)
+
+
 async def test_an_admin_of_the_gateway_needs_neither_power_nor_standing(world: World) -> None:
     tea(world)
     room_id = await room(world)
