@@ -95,10 +95,10 @@ class Returning:
             await self._clock.sleep(_WATCH_S)
             now_s = self._clock.monotonic_s()
             for chat in self._visits.all():
+                self.bring_back(chat)
                 listener = chat.listener
-                if listener is None:
-                    self.bring_back(chat)
-                elif listener.is_in and now_s - chat.heard_s > _SILENCE_S:
+                is_silent = now_s - chat.heard_s > _SILENCE_S
+                if listener is not None and listener.is_in and is_silent:
                     chat.heard_s = now_s
                     self._telling.spawn(partial(self._check, chat, listener))
 
