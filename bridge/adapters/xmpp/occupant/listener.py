@@ -160,7 +160,9 @@ class Listening:
             chat.in_history = True
             chat.table, chat.coming = chat.coming, {}
             chat.table.pop(guest.nickname, None)
-            shows = presences.SHOWS_ADDRESSES in presence.statuses
+            # Who enters while still in is not told so by every service; it was asked just now, too.
+            says_so = chat.info is not None and chat.info.shows_addresses
+            shows = presences.SHOWS_ADDRESSES in presence.statuses or says_so
             if chat.identify(shows_addresses=shows):
                 self._keeper.on_identity(chat)
             chat.needs_roll = False

@@ -506,6 +506,27 @@ async def test_where_addresses_are_shown_they_are_the_identity_until_they_are_hi
     assert stored.identity == "occupant-id"
 
 
+async def test_addresses_that_were_hidden_while_we_were_away_are_no_identity_any_more(
+    world: World,
+) -> None:
+    world.muc.features = {"muc_nonanonymous", "urn:xmpp:occupant-id:0", MAM}
+    world.muc.join("romeo", ROMEO)
+    await world.enter()
+    world.muc.say("romeo", "shown")
+    await world.quiet()
+    world.muc.features = {"muc_semianonymous", "urn:xmpp:occupant-id:0", MAM}
+    world.muc.forget_us()
+    await world.reconnect()
+    world.muc.say("romeo", "hidden")
+    await world.quiet()
+    assert [m.sender for m in world.bridge.messages] == ["romeo@a.test", ROMEO_ADDRESS]
+    world.muc.features = {"muc_nonanonymous", "urn:xmpp:occupant-id:0", MAM}
+    await world.reconnect()
+    world.muc.say("romeo", "shown again")
+    await world.quiet()
+    assert world.bridge.messages[-1].sender == ROMEO_ADDRESS, "never the other way"
+
+
 async def test_occupant_ids_are_not_believed_where_the_room_does_not_announce_them(
     world: World,
 ) -> None:
