@@ -122,13 +122,16 @@ class Gateway(Isthmus):
         self.config.write_text(yaml.safe_dump(_over(tree, settings)), "utf-8")
 
     async def close(self) -> None:
-        """Stop and remove the folder; `ISTHMUS_TEST_LOGS` names a folder that keeps its output."""
+        """Stop and remove the folder; `ISTHMUS_TEST_LOGS` names a folder that keeps its output
+        and its database."""
         try:
             await super().close()
         finally:
             kept = os.environ.get("ISTHMUS_TEST_LOGS")
             if kept and self.log.exists():
                 shutil.copy(self.log, Path(kept) / f"gateway-{self.port}.log")
+                for file in self.database_file.parent.glob("isthmus.db*"):
+                    shutil.copy(file, Path(kept) / f"gateway-{self.port}-{file.name}")
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def spawn(self) -> None:
