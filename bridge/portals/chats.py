@@ -44,6 +44,7 @@ log = get_logger(__name__)
 ToChatDelivery = GuestEnter | GuestLeave | GuestRename | ChatPost | ChatSubject | ChatAbandon
 MADE_PER_MINUTE = 30
 HOLD_TIMEOUT_S = 30.0
+PARTED = "the chat and its room have nothing to do with each other any more"
 TIDY_S = 60.0
 
 
@@ -274,6 +275,17 @@ class Chats:
 
         def unit(tx: Transaction) -> None:
             now_ms = self._clock.now_ms()
+            lane = chat_lane(self._adapter, chat)
+            # What was set aside under an earlier room must not come back behind the new guests;
+            # perhaps it was to take the earlier ones out.
+            if queues.drop_lane(tx, queues.OUTBOX, lane, statuses=["parked"], reason=PARTED):
+                self.put(
+                    tx,
+                    ChatAbandon(chat=chat, reason=None),
+                    cause=f"abandon/{number}",
+                    trace=TraceId(number),
+                    now_ms=now_ms,
+                )
             portals.bind(
                 tx,
                 adapter=self._adapter,
@@ -339,6 +351,9 @@ class Chats:
 
         def unit(tx: Transaction) -> None:
             portals.begin_closing(tx, portal.portal_id)
+            # What was said for this room is for no other one.
+            lane = chat_lane(self._adapter, portal.chat)
+            queues.drop_lane(tx, queues.INBOX, lane, statuses=queues.OPEN, reason=PARTED)
             if portal.room_id is not None:
                 messages.forget_chat(
                     tx, adapter=self._adapter, room_id=portal.room_id, chat=portal.chat

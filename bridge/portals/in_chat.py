@@ -30,6 +30,8 @@ from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
 STEP = "bridge"
+FINAL = frozenset({"no-room", "banned", "empty"})
+"""Rules by which something is not shown for good: there is nothing for an operator to decide."""
 MAX_WAITING = 5_000
 """Rows of one chat that wait: a catch-up after a long absence among them."""
 
@@ -140,6 +142,14 @@ class InChat:
 
     async def deliver(self, item: QueueItem) -> Unit[None]:
         """Carries one row of a chat's lane into its room."""
+        try:
+            return await self._carry(item)
+        except Refused as exc:
+            if exc.rule not in FINAL:
+                raise
+            return self._noted(item, "refused", exc.reason)
+
+    async def _carry(self, item: QueueItem) -> Unit[None]:
         if "kind" in item.payload:
             change: ChatChange = from_tagged(CHAT_CHANGES, item.payload)
             async with self._chats.holding(change.chat):

@@ -12,7 +12,7 @@ from bridge.content.events import from_event
 from bridge.content.model import Encrypted, NotRendered
 from bridge.errors import NotFound
 from bridge.ids import UserId, localpart_of
-from bridge.portals.chats import Chats, ToChatDelivery
+from bridge.portals.chats import PARTED, Chats, ToChatDelivery
 from bridge.portals.directory import chat_lane
 from bridge.portals.from_chat import find_inbox_part
 from bridge.portals.ghosts import Ghosts
@@ -252,7 +252,7 @@ class ToChat:
         if isinstance(delivery, ChatPost):
             return lambda tx: self._map(tx, item, delivery, chat_id, now_ms)
         if isinstance(delivery, ChatAbandon):
-            return lambda tx: self._forget(tx, delivery.chat)
+            return lambda tx: self._forget(tx, item, delivery.chat)
         return None
 
     def _map(
@@ -287,8 +287,16 @@ class ToChat:
             now_ms=now_ms,
         )
 
-    def _forget(self, tx: Transaction, chat: str) -> None:
-        """Nobody of ours is in the chat any more."""
+    def _forget(self, tx: Transaction, item: QueueItem, chat: str) -> None:
+        """Nobody of ours is in the chat any more, and what was set aside brings nobody back."""
+        queues.drop_lane(
+            tx,
+            queues.OUTBOX,
+            item.lane,
+            statuses=["parked"],
+            reason=PARTED,
+            before_id=item.id,
+        )
         guests.remove_all(tx, adapter=self._adapter, chat=chat)
         chat_rows.forget(tx, adapter=self._adapter, chat=chat)
 

@@ -275,6 +275,24 @@ def drop(tx: Transaction, queue: QueueTable, item_id: int, *, reason: str) -> No
     _set(tx, queue, item_id, status="dropped", reason=reason)
 
 
+def drop_lane(
+    tx: Transaction,
+    queue: QueueTable,
+    lane: str,
+    *,
+    statuses: Sequence[str],
+    reason: str,
+    before_id: int | None = None,
+) -> int:
+    """Gives up what stands in a lane with one of these statuses; of rows before `before_id`, if
+    given. Returns how many."""
+    table = queue.table
+    where = [table.c.lane == lane, table.c.status.in_(statuses)]
+    if before_id is not None:
+        where.append(queue.id < before_id)
+    return tx.execute(update(table).where(*where).values(status="dropped", reason=reason)).rowcount
+
+
 def requeue(tx: Transaction, queue: QueueTable, item_id: int, *, now_ms: int) -> None:
     """A parked item waits again, at its old place in the lane. Wakes the queue."""
     _set(tx, queue, item_id, status="waiting", next_attempt_ms=now_ms)

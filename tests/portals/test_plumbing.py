@@ -10,10 +10,12 @@ import pytest
 
 from bridge.adapters.loopback import LoopbackChat
 from bridge.errors import NotFound, Refused
-from bridge.ids import RoomAlias, RoomId, RoomVersionId, UserId
+from bridge.ids import RoomAlias, RoomId, RoomVersionId, TraceId, UserId
 from bridge.ports.chat import ChatAbandon, ChatPost, GuestEnter
 from bridge.ports.matrix import Member
-from bridge.storage import messages, occupants
+from bridge.storage import messages, occupants, queues
+from bridge.storage.database import Transaction
+from bridge.storage.queues import INBOX, OUTBOX
 from tests.support.world import ALICE, BOB, GATEWAY, HOME, JULIET, ROMEO, World
 
 TEA = "tea@muc.example"
@@ -570,3 +572,75 @@ async def test_two_bridges_in_one_room_do_not_carry_each_others_ghosts(world: Wo
     await world.settle()
     assert [one.message.text for one in world.delivered(ChatPost)] == ["voice"]
     assert other not in {one.user_id for one in world.delivered(GuestEnter)}
+
+
+# --- what was set aside or waits when it ends ---------------------------------------------------
+
+
+async def retry_all(world: World) -> None:
+    def unit(tx: Transaction) -> None:
+        for queue in (INBOX, OUTBOX):
+            for item in queues.parked(tx, queue, 100):
+                queues.requeue(tx, queue, item.id, now_ms=world.clock.now_ms())
+
+    await world.database.write(unit)
+    await world.settle()
+
+
+async def test_a_post_that_was_set_aside_brings_nobody_back_into_the_chat(world: World) -> None:
+    chat = tea(world, alice="owner")
+    room_id = await room(world)
+    await plumb(world, room_id)
+    world.chat.refuse_next(Refused("no voice"))
+    await world.say(room_id, "hi")
+    await world.settle()
+    await unplumb(world)
+    await retry_all(world)
+    assert world.delivered(ChatPost) == []
+    assert chat.guests == {}
+
+
+async def test_an_end_that_was_set_aside_does_not_end_the_next_plumbing(world: World) -> None:
+    chat = tea(world, alice="owner")
+    room_id = await room(world)
+    await plumb(world, room_id)
+    world.chat.refuse_next(Refused("no"))
+    await unplumb(world)
+    await world.leave(room_id, BOB)
+    await world.settle()
+    await plumb(world, room_id)
+    await retry_all(world)
+    assert set(chat.guests) == {ALICE}
+
+
+async def test_what_was_said_for_one_room_is_not_shown_in_the_next(world: World) -> None:
+    tea(world, alice="owner")
+    room_id = await room(world)
+    await plumb(world, room_id)
+    await world.chat.say_in_chat(TEA, JULIET, "for the kitchen")
+    await world.portals.plumbing.unplumb(caller=ALICE, is_admin=False, chat=TEA)
+    other = await world.home.backend.create_room(creator=ALICE, txn="other", public=True)
+    await world.state(other, "m.room.power_levels", {"users": {BOT: 50}})
+    await plumb(world, other)
+    await retry_all(world)
+    assert await world.bodies(other, world.ghost(JULIET)) == []
+
+
+async def test_whom_the_room_has_banned_fills_no_queue(world: World) -> None:
+    tea(world, alice="owner")
+    room_id = await room(world)
+    await plumb(world, room_id)
+    await world.home.backend.send(
+        room_id=room_id,
+        sender=ALICE,
+        type="m.room.member",
+        state_key=world.ghost(JULIET),
+        content={"membership": "ban"},
+        txn="ban",
+        trace=TraceId("t"),
+    )
+    await world.settle()
+    await world.chat.say_in_chat(TEA, JULIET, "let me in")
+    await world.settle()
+    assert await world.bodies(room_id, world.ghost(JULIET)) == []
+    assert await world.database.read(lambda tx: queues.parked(tx, INBOX, 10)) == []
