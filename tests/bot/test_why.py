@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import select
 
+from bridge.adapters.loopback import LoopbackChat
 from bridge.bot.commands.why import UNKNOWN
 from bridge.bot.dispatch import Dispatch
 from bridge.bot.journal import MessageJournal
 from bridge.bot.queues import QueueDesk
 from bridge.errors import Refused, Unavailable
 from bridge.identity import localparts
-from bridge.ids import EventId, RoomId, ServerName, UserId
+from bridge.ids import EventId, RoomAlias, RoomId, ServerName, UserId
 from bridge.policy.rights import Rights
 from bridge.ports.chat import DirectMessage
 from bridge.ports.command import Caller
+from bridge.storage import schema
 from tests.support.bot import NoRooms
 from tests.support.world import ALICE, BOB, GATEWAY, HOME, JULIET, ROMEO, World
 
@@ -159,6 +162,25 @@ async def test_author_and_recipient_may_ask_and_nobody_else_learns_that_it_exist
         for name in (event_id, "outbox 1", "$nothing", "no-such-stanza", "outbox 999"):
             assert UNKNOWN in await bot.why(who, name)
             assert await bot.why(who, name) == await bot.why(who, "$nothing")
+
+
+async def test_the_address_of_a_chat_does_not_speak_for_the_people_in_it(
+    world: World, bot: Bot
+) -> None:
+    tea = "tea@muc.example"
+    world.chat.open_chat(LoopbackChat(address=tea, hides=True, people={JULIET: "Juliet"}))
+    alias = RoomAlias(f"#tea=40muc.example:{GATEWAY}")
+    room_id, _ = await world.home.backend.resolve_alias(alias)
+    await world.join(room_id)
+    await world.settle()
+    await world.chat.say_in_chat(tea, JULIET, "among us")
+    await world.settle()
+    rows = await world.database.read(
+        lambda tx: tx.execute(select(schema.inbox.c.inbox_id, schema.inbox.c.payload)).all()
+    )
+    (row,) = [row.inbox_id for row in rows if "among us" in row.payload]
+    assert "accept: stored" in await bot.why(ADMIN, f"inbox {row}")
+    assert UNKNOWN in await bot.why(tea, f"inbox {row}")
 
 
 async def test_a_stanza_id_that_two_people_used_shows_each_their_own(

@@ -40,17 +40,15 @@ def _is_own(story: Story, context: Context) -> bool:
     if any(event.sender == user_id for event in story.arriving):
         return True
     return address is not None and (
-        any(_names(item.payload, ("sender",), address) for item in story.inbox)
-        or any(_names(item.payload, ("to",), address) for item in story.outbox)
+        any(item.payload.get("sender") == address for item in story.inbox)
+        or any(_is_to(item.payload, address) for item in story.outbox)
     )
 
 
-def _names(payload: Mapping[str, Any], keys: tuple[str, ...], address: str) -> bool:
-    """Whether the row is somebody's, by their address or that of one of their clients."""
-    return any(
-        isinstance(value, str) and (value == address or value.startswith(f"{address}/"))
-        for value in map(payload.get, keys)
-    )
+def _is_to(payload: Mapping[str, Any], address: str) -> bool:
+    """Whether the row is for somebody, or one of their clients."""
+    to = payload.get("to")
+    return isinstance(to, str) and (to == address or to.startswith(f"{address}/"))
 
 
 def tell(story: Story, *, is_admin: bool) -> str:
