@@ -76,7 +76,9 @@ class Queues(Protocol):
 class Portals(Protocol):
     """Foreign chats and their rooms (`portals.plumbing`)."""
 
-    async def list_portals(self) -> Sequence[PortalView]: ...
+    async def list_portals(self, viewer: UserId | None = None) -> Sequence[PortalView]:
+        """For a `viewer` those that are no secret to them."""
+        ...
 
     async def plumb(self, *, caller: UserId, is_admin: bool, chat: str, room_id: RoomId) -> str: ...
 

@@ -4,9 +4,9 @@ Whoever plumbs needs power in the room *and* must own or administer the chat, or
 this gateway. What nobody says allows nothing: where the chat does not tell who they are, somebody
 who owns or administers it writes a code there. To end it, either side's word is enough.
 
-1. The room: the bot is in it, or comes in; it is no direct chat, not encrypted, has no other chat,
-   and no other bridge to this one.
-2. The caller's power there, and the bot's, which puts the bridge into the room's state (MSC2346).
+1. The room: the bot is in it, or comes in. The caller's power there.
+2. It is no direct chat, not encrypted, has no other chat, and no other bridge to this one; the
+   bot's power there, which puts the bridge into the room's state (MSC2346).
 3. The chat: it exists, is none of ours, and has no other room that anybody is in.
 4. The caller's standing in the chat, or the code; after a code, 1 to 3 again.
 5. The state, the row, a guest for everybody in the room, a word to the room.
@@ -99,9 +99,25 @@ class Plumbing:
 
     # --- what there is ----------------------------------------------------------------------
 
-    async def list_portals(self) -> Sequence[PortalView]:
-        """In the order of their making."""
-        return [await self._view(portal) for portal in await self._chats.all()]
+    async def list_portals(self, viewer: UserId | None = None) -> Sequence[PortalView]:
+        """In the order of their making; for a `viewer` those that are no secret to them."""
+        return [
+            await self._view(portal)
+            for portal in await self._chats.all()
+            if viewer is None or await self._may_know(viewer, portal)
+        ]
+
+    async def _may_know(self, viewer: UserId, portal: Portal) -> bool:
+        """A room that is not open to everybody is known to its members alone."""
+        if portal.kind == PORTAL or portal.room_id is None:
+            return portal.kind == PORTAL
+        try:
+            if (await self._backend.room(portal.room_id)).join_rule == "public":
+                return True
+            member = await self._backend.member(portal.room_id, viewer)
+        except NotFound:
+            return False
+        return member is not None and member.membership in ("join", "invite")
 
     async def find(
         self, *, chat: str | None = None, room_id: RoomId | None = None
@@ -124,7 +140,7 @@ class Plumbing:
             pass  # gone; the next look at it finds that out
         present, ours = await self._database.read(
             lambda tx: (
-                occupants.of_chat(tx, adapter=self._adapter, chat=portal.chat),
+                occupants.count_present(tx, adapter=self._adapter, chat=portal.chat),
                 guests.count_in(tx, adapter=self._adapter, chat=portal.chat),
             )
         )
@@ -135,7 +151,7 @@ class Plumbing:
             alias=alias,
             name=name,
             guests=ours,
-            occupants=sum(one.absent_ms is None for one in present),
+            occupants=present,
         )
 
     # --- plumb ------------------------------------------------------------------------------
@@ -171,7 +187,13 @@ class Plumbing:
     async def _check_room(
         self, caller: UserId, chat: str, room_id: RoomId, *, is_admin: bool
     ) -> None:
+        """Nothing about the room is told to whoever has no power there."""
         info = await self._backend.room(room_id)
+        power = await self._backend.power(room_id)
+        if not is_admin and not await self._has_power(caller, room_id, power):
+            raise Refused(
+                f"you need power level {_needed(power)} in {room_id} to bridge it, and to be in it"
+            )
         if info.encrypted:
             raise Refused(f"{room_id} is encrypted: I could not read what is written there")
         if info.direct:
@@ -186,12 +208,6 @@ class Plumbing:
             raise Refused(
                 f"{room_id} is bridged to {chat} by {', '.join(sorted(others))} already: with two "
                 "bridges everything would come twice"
-            )
-        power = await self._backend.power(room_id)
-        needed = _needed(power)
-        if not is_admin and not await self._has_power(caller, room_id, power):
-            raise Refused(
-                f"you need power level {needed} in {room_id} to bridge it, and to be in it"
             )
         own = max(power.needed(f"state:{kind}") for kind in bridge_info.TYPES)
         if power.level(self._backend.bot) < own:
@@ -264,6 +280,8 @@ class Plumbing:
         if current is None:
             code = f"{self._random.randrange(1_000_000):06}"
             current = _Wish(caller=caller, chat=chat, room_id=room_id, code=code)
+            if any(wish.caller == caller for wish in self._confirming.values()):
+                raise Refused("you wait for a code in another chat already: one after the other")
             if len(self._confirming) >= MAX_CONFIRMING:
                 raise Unavailable("too many wait for a code just now: try again later")
             self._confirming[chat] = current
@@ -297,6 +315,9 @@ class Plumbing:
         except IsthmusError as exc:
             answer = f"{chat} and {room_id} are not bridged: {exc.reason}"
             log.info("not plumbed", chat=chat, room_id=room_id, reason=exc.reason)
+        except Exception:  # the border of one command, which goes on here
+            log.exception("plumbing failed", chat=chat, room_id=room_id)
+            answer = f"{chat} and {room_id} are not bridged, because of a fault of mine."
         finally:
             del self._confirming[chat]
         try:

@@ -67,6 +67,18 @@ def count_joined(tx: Transaction, *, adapter: str, chat: str) -> int:
     return found
 
 
+def count_present(tx: Transaction, *, adapter: str, chat: str) -> int:
+    """Who is in the chat now."""
+    found: int = tx.execute(
+        select(func.count()).where(
+            occupants.c.adapter == adapter,
+            occupants.c.chat == chat,
+            occupants.c.absent_ms.is_(None),
+        )
+    ).scalar_one()
+    return found
+
+
 def set_absent(
     tx: Transaction, *, adapter: str, chat: str, address: str, absent_ms: int | None
 ) -> None:

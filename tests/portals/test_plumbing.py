@@ -644,3 +644,56 @@ async def test_whom_the_room_has_banned_fills_no_queue(world: World) -> None:
     await world.settle()
     assert await world.bodies(room_id, world.ghost(JULIET)) == []
     assert await world.database.read(lambda tx: queues.parked(tx, INBOX, 10)) == []
+
+
+# --- nobody learns what is not theirs -----------------------------------------------------------
+
+
+async def test_whoever_has_no_power_in_a_room_learns_nothing_about_it(world: World) -> None:
+    tea(world, alice="owner", carol="owner")
+    room_id = await room(world)
+    await plumb(world, room_id)
+    for who in (BOB, CAROL):
+        with pytest.raises(Refused) as caught:
+            await plumb(world, room_id, who)
+        assert "you need power level" in caught.value.reason
+
+
+async def test_a_closed_room_is_listed_for_its_members_and_the_operator_alone(
+    world: World,
+) -> None:
+    tea(world, alice="owner")
+    room_id = await room(world, public=False)
+    await plumb(world, room_id)
+    listed = world.portals.plumbing.list_portals
+    assert await listed(CAROL) == []
+    assert [view.room_id for view in await listed(ALICE)] == [room_id]
+    assert [view.room_id for view in await listed()] == [room_id]
+
+
+async def test_nobody_waits_for_two_codes_at_once(world: World) -> None:
+    tea(world)
+    world.chat.open_chat(LoopbackChat(address="milk@muc.example"))
+    room_id = await room(world)
+    await plumb(world, room_id)
+    with pytest.raises(Refused, match="one after the other"):
+        await world.portals.plumbing.plumb(
+            caller=ALICE, is_admin=False, chat="milk@muc.example", room_id=room_id
+        )
+
+
+async def test_a_fault_after_a_code_ends_no_other_part(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = tea(world)
+    room_id = await room(world)
+    code = (await plumb(world, room_id)).rpartition(" ")[2]
+    chat.codes.append(("Juliet", code))
+
+    async def breaks(*_: object, **__: object) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(world.portals.chats, "bind", breaks)
+    await world.portals.plumbing.confirm_next()
+    await world.settle()
+    assert "because of a fault of mine" in (await world.bodies(room_id, BOT))[-1]

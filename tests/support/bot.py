@@ -73,7 +73,7 @@ class FakePortals:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
 
-    async def list_portals(self) -> Sequence[PortalView]:
+    async def list_portals(self, viewer: UserId | None = None) -> Sequence[PortalView]:
         return [TEA]
 
     async def plumb(self, *, caller: UserId, is_admin: bool, chat: str, room_id: RoomId) -> str:

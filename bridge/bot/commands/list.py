@@ -11,7 +11,8 @@ MAX_LISTED = 100
 
 
 async def run(context: Context) -> str:
-    found = await present(context.portals).list_portals()
+    viewer = None if context.level >= Level.ADMIN else context.caller.user_id
+    found = await present(context.portals).list_portals(viewer)
     if not found:
         return "No chat of XMPP has a room yet."
     lines = [_line(portal) for portal in found[:MAX_LISTED]]
