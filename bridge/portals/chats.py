@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from random import Random
 
 from bridge.clock import Clock
-from bridge.errors import IsthmusError, NotFound, Refused, Unavailable
+from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
 from bridge.identity.rebridged import Why, find_rebridged, has_address
 from bridge.ids import RoomAlias, RoomId, RoomVersionId, ServerName, TraceId, UserId
 from bridge.portals import bridge_info
@@ -43,6 +43,8 @@ from bridge.telemetry.log import get_logger
 log = get_logger(__name__)
 ToChatDelivery = GuestEnter | GuestLeave | GuestRename | ChatPost | ChatSubject | ChatAbandon
 MADE_PER_MINUTE = 30
+MAX_ASKING = 50
+"""Look-ups come from anybody: chats that are asked at one time because of them."""
 HOLD_TIMEOUT_S = 30.0
 PARTED = "the chat and its room have nothing to do with each other any more"
 TIDY_S = 60.0
@@ -75,6 +77,7 @@ class Chats:
         self._on_demand = on_demand
         self._version = version
         self._unused_after_ms = round(unused_after_s * 1000)
+        self._asking = 0
         self._locks: dict[str, _Hold] = {}
         self._made_ms: deque[int] = deque(maxlen=MADE_PER_MINUTE)
         # Portal rooms: when they were first seen without anybody; None: somebody has been there.
@@ -129,7 +132,7 @@ class Chats:
     async def find_room(self, alias: RoomAlias) -> RoomId | None:
         """The room behind a chat's alias; made now if the chat exists and is open to everybody."""
         chat = self._addresses.chat_of(alias)
-        if chat is None or self.is_own(chat):
+        if chat is None or self.is_own(chat) or not self._is_spelt(alias, chat):
             return None
         portal = await self.find(chat)
         if portal is None and not self._on_demand:
@@ -148,6 +151,13 @@ class Chats:
             info = await self._describe(chat)
             return None if info is None else await self._make(chat, alias, info)
 
+    def _is_spelt(self, alias: RoomAlias, chat: str) -> bool:
+        """Whether this is the chat's one alias: whoever asks first does not name its room."""
+        try:
+            return self._addresses.alias_of(chat) == alias
+        except BadInput:
+            return False
+
     async def _is_there(self, portal: Portal) -> bool:
         if portal.room_id is None:
             return False
@@ -158,11 +168,16 @@ class Chats:
         return True
 
     async def _describe(self, chat: str) -> ChatInfo | None:
+        if self._asking >= MAX_ASKING:
+            raise Unavailable("too many chats are asked for at once", retry_after_s=10.0)
+        self._asking += 1
         try:
             info = await self._access.describe(chat)
         except (NotFound, Refused) as exc:
             log.info("a chat gets no room", chat=chat, reason=exc.reason)
             return None
+        finally:
+            self._asking -= 1
         if not info.is_open:
             log.info("a chat gets no room", chat=chat, reason="not open: it may be plumbed")
             return None

@@ -7,12 +7,13 @@ import asyncio
 import pytest
 from sqlalchemy import select
 
-from bridge.adapters.loopback import LoopbackChat
+from bridge.adapters.loopback import LoopbackAddresses, LoopbackChat
 from bridge.errors import NotFound, Refused, Unavailable
 from bridge.ids import RoomAlias, RoomId, RoomVersionId, UserId
-from bridge.portals.chats import MADE_PER_MINUTE
+from bridge.portals.chats import MADE_PER_MINUTE, MAX_ASKING
 from bridge.ports.chat import (
     ChatAbandon,
+    ChatInfo,
     ChatPost,
     ChatRenamed,
     ChatSubject,
@@ -133,6 +134,43 @@ async def test_an_address_of_our_own_is_no_foreign_chat(world: World) -> None:
     with pytest.raises(NotFound):
         await world.home.backend.resolve_alias(RoomAlias(f"#=23garden=25m=40{GATEWAY}:{GATEWAY}"))
     assert world.chat.described == 0
+
+
+async def test_another_spelling_of_the_alias_makes_and_names_no_room(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapters read more spellings than they write."""
+    world.chat.open_chat(LoopbackChat(address=TEA))
+    monkeypatch.setattr(LoopbackAddresses, "chat_of", lambda self, alias: TEA)
+    with pytest.raises(NotFound):
+        await world.home.backend.resolve_alias(RoomAlias(f"#tea=40muc.example/free:{GATEWAY}"))
+    assert await world.gateway.backend.joined_rooms(BOT) == []
+    assert world.chat.described == 0
+
+
+async def test_only_so_many_chats_are_asked_at_one_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = asyncio.Event()
+
+    async def describe(chat: str) -> ChatInfo:
+        await answer.wait()
+        raise NotFound("none")
+
+    monkeypatch.setattr(world.chat, "describe", describe)
+    find = world.portals.chats.find_room
+    async with asyncio.TaskGroup() as tasks:
+        asked = [
+            tasks.create_task(find(RoomAlias(f"#c{number}=40muc.example:{GATEWAY}")))
+            for number in range(MAX_ASKING)
+        ]
+        while world.portals.chats._asking < MAX_ASKING:
+            await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await find(ALIAS)
+        answer.set()
+    assert [task.result() for task in asked] == [None] * MAX_ASKING
+    assert await find(ALIAS) is None
 
 
 async def test_not_too_many_rooms_are_made_in_a_minute(world: World) -> None:
