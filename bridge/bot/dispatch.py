@@ -138,7 +138,13 @@ class Dispatch:
             return Level.ADMIN
         if self._rights is None:
             return Level.NOBODY
-        return self._rights.level_of(caller.user_id, self._address(caller.user_id))
+        try:
+            address, is_unknown = self._address_of(caller.user_id), False
+        except BadInput:
+            address, is_unknown = None, False
+        except NotFound:  # the name of the ghost is hashed
+            address, is_unknown = None, True
+        return self._rights.level_of(caller.user_id, address, is_unknown=is_unknown)
 
     def _address(self, user_id: UserId) -> str | None:
         try:

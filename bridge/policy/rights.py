@@ -41,8 +41,9 @@ class Rights:
         for key, word in table.items():
             self._read(key, word)
 
-    def level_of(self, user_id: UserId, address: str | None) -> Level:
-        """`address`: where the user is a ghost, whose."""
+    def level_of(self, user_id: UserId, address: str | None, *, is_unknown: bool = False) -> Level:
+        """`address`: where the user is a ghost, whose. `is_unknown`: a ghost whose name does not
+        tell; only its own user ID speaks for it, or what is forbidden to a domain would not be."""
         exact = [self._users.get(user_id)]
         if address is not None:
             exact.append(self._addresses.get(address))
@@ -55,6 +56,8 @@ class Rights:
         if named:
             # Named twice, by user ID and by address: what is forbidden stays forbidden.
             return min(named)
+        if is_unknown:
+            return Level.NOBODY
         if domain is not None and domain in self._domains:
             return self._domains[domain]
         return self._everybody

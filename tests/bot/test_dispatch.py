@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.adapters.xmpp.adapter import XmppAddresses
 from bridge.bot.context import Command, Context
 from bridge.bot.dispatch import Dispatch, Outcome
 from bridge.errors import NotFound, Refused, Unavailable
 from bridge.ids import UserId
+from bridge.policy.rights import Rights
 from bridge.ports.command import Argument, Caller, CommandInfo
-from tests.support.bot import ADMIN, JULIET, NOBODY, NoRooms, bench
+from tests.support.bot import ADMIN, GATEWAY, JULIET, NOBODY, NoRooms, bench
 
 CALLER = Caller(user_id=UserId("@juliet=40capulet.lit:gw.example"))
 
@@ -103,3 +105,14 @@ async def test_an_address_that_cannot_be_read_is_none() -> None:
 @given(st.text(max_size=200))
 async def test_no_line_raises(line: str) -> None:
     assert await bench().run(CALLER, line)
+
+
+async def test_an_address_too_long_for_a_name_escapes_no_rule_for_its_domain() -> None:
+    addresses = XmppAddresses(domain="x.gw.example", server_name=GATEWAY)
+    rights = Rights({"*": "user", "evil.example": "none"}, own_server=GATEWAY)
+    dispatch = bench(rights=rights, address_of=addresses.address_of)
+    for local in ("mallory", "m" * 400):
+        caller = Caller(user_id=addresses.user_of(f"{local}@evil.example"))
+        assert (await dispatch.answer(caller, "list")).outcome is Outcome.MISUSED
+    caller = Caller(user_id=addresses.user_of("juliet@capulet.lit"))
+    assert (await dispatch.answer(caller, "list")).outcome is Outcome.DONE
