@@ -10,6 +10,7 @@ from sqlalchemy import Row, delete, exists, func, select, update
 
 from bridge.ids import EventId, RoomId
 from bridge.storage.database import Transaction
+from bridge.storage.keys import bounded
 from bridge.storage.schema import messages, stream_acceptances
 
 
@@ -59,8 +60,11 @@ def _message(row: Row[Any]) -> MappedMessage:
 
 
 def put(tx: Transaction, message: MappedMessage) -> None:
-    """Idempotent by adapter, event and part."""
-    tx.execute(tx.dialect.insert_ignore(messages).values(**asdict(message)))
+    """Idempotent by adapter, event and part. Ids that are far too long are kept as hashes."""
+    values = asdict(message)
+    values["stanza_id"] = bounded(message.stanza_id)
+    values["origin_id"] = None if message.origin_id is None else bounded(message.origin_id)
+    tx.execute(tx.dialect.insert_ignore(messages).values(**values))
 
 
 def of_event(tx: Transaction, event_id: EventId) -> Sequence[MappedMessage]:
@@ -80,7 +84,7 @@ def of_stanza(
             messages.c.adapter == adapter,
             messages.c.chat == chat,
             messages.c.sender == sender,
-            messages.c.stanza_id == stanza_id,
+            messages.c.stanza_id == bounded(stanza_id),
             messages.c.origin == "chat",
         )
         .order_by(messages.c.message_id)

@@ -18,6 +18,7 @@ from bridge.errors import NotFound
 from bridge.ids import TraceId
 from bridge.storage import schema
 from bridge.storage.database import Transaction
+from bridge.storage.keys import bounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,12 @@ def put_inbox(
     now_ms: int,
 ) -> int | None:
     """The new row's ID, or None when (source, source_id) is already there. Wakes `inbox`."""
-    values = {"lane": lane, "adapter": adapter, "source": source, "source_id": source_id}
+    values = {
+        "lane": lane,
+        "adapter": adapter,
+        "source": source,
+        "source_id": bounded(source_id),
+    }
     return _put(tx, INBOX, values, payload, trace_id, now_ms)
 
 
@@ -146,7 +152,7 @@ def find_inbox(tx: Transaction, *, source: str, source_id: str) -> QueueItem | N
     """What this source said under this ID."""
     table = INBOX.table
     row = tx.execute(
-        select(table).where(table.c.source == source, table.c.source_id == source_id)
+        select(table).where(table.c.source == source, table.c.source_id == bounded(source_id))
     ).one_or_none()
     return None if row is None else _to_item(row)
 

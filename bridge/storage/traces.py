@@ -23,6 +23,7 @@ from bridge.storage import events, journal, queues
 from bridge.storage.database import Transaction
 from bridge.storage.events import EventRow
 from bridge.storage.journal import Entry
+from bridge.storage.keys import bounded
 from bridge.storage.queues import INBOX, OUTBOX, QueueItem, QueueTable
 from bridge.storage.schema import (
     inbound_pdus,
@@ -108,7 +109,7 @@ def of_stanza(tx: Transaction, stanza_id: str) -> Sequence[TraceId]:
     for column in (messages.c.stanza_id, messages.c.origin_id):
         rows = tx.execute(
             select(messages.c.event_id)
-            .where(column == stanza_id)
+            .where(column == bounded(stanza_id))
             .order_by(messages.c.message_id.desc())
             .limit(MAX_FOUND)
         ).scalars()

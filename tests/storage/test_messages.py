@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import string
+from dataclasses import replace
+
 from bridge.ids import EventId, RoomId, TraceId, UserId
 from bridge.storage import ghosts, messages, queues, streams
 from bridge.storage.database import Database, Transaction
@@ -132,3 +136,34 @@ async def test_what_waits_in_a_lane_is_listed_in_order(database: Database) -> No
         return []
 
     await database.write(unit)
+
+
+async def test_ids_of_any_length_are_stored_and_found(database: Database) -> None:
+    """An author chooses them; an index of PostgreSQL takes less than 3,000 bytes."""
+    name = "".join(random.Random(1).choices(string.ascii_letters + string.digits, k=9_000))
+    await put(database, replace(mapped(1), stanza_id=name, origin_id=name))
+    found = await database.read(
+        lambda tx: messages.of_stanza(
+            tx, adapter="loopback", chat="@alice:x", sender="j@c", stanza_id=name
+        )
+    )
+    assert [one.event_id for one in found] == ["$e1"]
+
+    def unit(tx: Transaction) -> int | None:
+        return queues.put_inbox(
+            tx,
+            lane="tea",
+            adapter="loopback",
+            source="j@c",
+            source_id=name,
+            payload={},
+            trace_id=TraceId("t"),
+            now_ms=1,
+        )
+
+    inbox_id = await database.write(unit)
+    assert inbox_id is not None
+    assert await database.write(unit) is None
+    first = await database.read(lambda tx: queues.find_inbox(tx, source="j@c", source_id=name))
+    assert first is not None
+    assert first.id == inbox_id
