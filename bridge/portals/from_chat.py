@@ -118,8 +118,7 @@ class FromChat:
         now_ms = self._clock.now_ms()
 
         def unit(tx: Transaction) -> bool:
-            before = queues.waiting_in_lane(tx, queues.INBOX, lane, limit=MAX_WAITING)
-            if len(before) >= MAX_WAITING:
+            if queues.is_full(tx, queues.INBOX, lane, bound=MAX_WAITING):
                 raise Unavailable("too many messages of this chat wait already")
             inbox_id = queues.put_inbox(
                 tx,

@@ -122,7 +122,7 @@ class InChat:
         now_ms: int,
     ) -> int | None:
         lane = chat_lane(self._adapter, chat)
-        if len(queues.waiting_in_lane(tx, queues.INBOX, lane, limit=MAX_WAITING)) >= MAX_WAITING:
+        if queues.is_full(tx, queues.INBOX, lane, bound=MAX_WAITING):
             raise Unavailable("too much of this chat waits already")
         inbox_id = queues.put_inbox(
             tx,

@@ -228,6 +228,19 @@ def waiting_in_lane(tx: Transaction, queue: QueueTable, lane: str, limit: int) -
     return list(rows.scalars())
 
 
+def is_full(tx: Transaction, queue: QueueTable, lane: str, *, bound: int) -> bool:
+    """Whether as many rows as that wait in a lane. Only the index is read."""
+    table = queue.table
+    last = (
+        select(queue.id)
+        .where(table.c.status == "waiting", table.c.lane == lane)
+        .order_by(queue.id)
+        .offset(bound - 1)
+        .limit(1)
+    )
+    return tx.execute(last).scalar() is not None
+
+
 def done(tx: Transaction, queue: QueueTable, item_id: int) -> None:
     _set(tx, queue, item_id, status="done", reason=None)
 

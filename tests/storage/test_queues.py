@@ -249,3 +249,39 @@ async def test_the_due_lanes_are_those_whose_first_waiting_item_is_due(
         lanes=[lane for lane, next_ms in heads.items() if next_ms <= 5],
         next_ms=min(later, default=None),
     )
+
+
+async def test_a_lane_is_full_when_as_many_wait_as_may(database: Database) -> None:
+    ids = await put_all(database, "c1", "c2", "c3")
+    await put_all(database, "c4", lane="coffee")
+
+    async def is_full(bound: int) -> bool:
+        return await database.read(partial(queues.is_full, queue=OUTBOX, lane="tea", bound=bound))
+
+    assert [await is_full(bound) for bound in (1, 3, 4)] == [True, True, False]
+    await database.write(partial(queues.done, queue=OUTBOX, item_id=ids[0]))
+    assert not await is_full(3)
+
+
+async def test_what_stands_in_a_lane_is_given_up_by_its_status(database: Database) -> None:
+    parked, before, after = await put_all(database, "c1", "c2", "c3")
+    (elsewhere,) = await put_all(database, "c4", lane="coffee")
+    for item_id in (parked, elsewhere, after):
+        await database.write(partial(queues.park, queue=OUTBOX, item_id=item_id, reason="no"))
+    count = await database.write(
+        partial(
+            queues.drop_lane,
+            queue=OUTBOX,
+            lane="tea",
+            statuses=["parked"],
+            reason="over",
+            before_id=after,
+        )
+    )
+    assert count == 1
+    items = [
+        await database.read(partial(queues.get, queue=OUTBOX, item_id=item_id))
+        for item_id in (parked, before, after, elsewhere)
+    ]
+    assert [item.status for item in items] == ["dropped", "waiting", "parked", "parked"]
+    assert items[0].reason == "over"
