@@ -45,6 +45,8 @@ ToChatDelivery = GuestEnter | GuestLeave | GuestRename | ChatPost | ChatSubject 
 MADE_PER_MINUTE = 30
 MAX_ASKING = 50
 """Look-ups come from anybody: chats that are asked at one time because of them."""
+FOUND_BY_ALIAS = ("public", "knock", "restricted", "knock_restricted")
+"""Join rules of plumbed rooms that whoever knows the chat may find."""
 HOLD_TIMEOUT_S = 30.0
 PARTED = "the chat and its room have nothing to do with each other any more"
 TIDY_S = 60.0
@@ -138,11 +140,11 @@ class Chats:
         if portal is None and not self._on_demand:
             return None
         if portal is not None and await self._is_there(portal):
-            return portal.room_id
+            return await self._shown(portal)
         async with self.holding(chat):
             portal = await self.find(chat)
             if portal is not None and await self._is_there(portal):
-                return portal.room_id
+                return await self._shown(portal)
             if portal is not None:
                 await self.let_go(portal, reason="The room is gone.")
             if not self._on_demand:
@@ -150,6 +152,13 @@ class Chats:
             await self.finish_closing(chat)
             info = await self._describe(chat)
             return None if info is None else await self._make(chat, alias, info)
+
+    async def _shown(self, portal: Portal) -> RoomId | None:
+        """A plumbed room that takes invited people only is nobody's to find."""
+        if portal.kind == PLUMBED and portal.room_id is not None:
+            info = await self._backend.room(portal.room_id)
+            return portal.room_id if info.join_rule in FOUND_BY_ALIAS else None
+        return portal.room_id
 
     def _is_spelt(self, alias: RoomAlias, chat: str) -> bool:
         """Whether this is the chat's one alias: whoever asks first does not name its room."""

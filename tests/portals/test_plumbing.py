@@ -671,6 +671,18 @@ async def test_a_closed_room_is_listed_for_its_members_and_the_operator_alone(
     assert [view.room_id for view in await listed()] == [room_id]
 
 
+async def test_a_room_for_invited_people_is_not_found_by_the_chats_alias(world: World) -> None:
+    tea(world, alice="owner")
+    room_id = await room(world, public=False)
+    await plumb(world, room_id)
+    alias = RoomAlias(f"#tea=40muc.example:{GATEWAY}")
+    with pytest.raises(NotFound):
+        await world.home.backend.resolve_alias(alias)
+    await world.state(room_id, "m.room.join_rules", {"join_rule": "public"})
+    await world.settle()
+    assert (await world.home.backend.resolve_alias(alias))[0] == room_id
+
+
 async def test_nobody_waits_for_two_codes_at_once(world: World) -> None:
     tea(world)
     world.chat.open_chat(LoopbackChat(address="milk@muc.example"))
