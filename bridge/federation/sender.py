@@ -11,6 +11,10 @@ A peer's 200 means "received", not "digested": some servers throw staged events 
 too many wait. So no more than `MAX_UNDIGESTED` events of one room are given to a peer without its
 having shown, by answering for one of them, that it has worked them off up to there.
 
+A server that has just come into a room for the first time is given nothing of it before it shows
+that it has worked off its own joining: until then some do not know the room, and throw away what
+they are told of it.
+
 Nothing is given up: a peer that is down, or that refuses the whole transaction, is tried again,
 with pauses that grow and survive a restart, and at once when it shows itself. Until it answers it
 is given the same transaction. After a start we show ourselves to every peer that we share a room
@@ -53,6 +57,9 @@ MAX_UNDIGESTED = 40
 DIGEST_TIMEOUT_S = 60.0
 """After this long what a peer was given counts as worked off, whatever it shows."""
 DIGEST_PAUSE_S = 0.25
+ARRIVAL_TIMEOUT_S = 15.0
+"""After this long a server that came into a room is taken to be in, whatever it shows."""
+MAX_ARRIVING = 10_000
 POLL_S = 30.0
 HASTEN_PAUSE_S = 5.0
 """A peer that talks to us but does not take what we send is hastened no more often than this."""
@@ -84,6 +91,8 @@ class Destinations(Protocol):
     async def destinations(self, event_id: EventId) -> frozenset[ServerName]: ...
 
     async def neighbours(self) -> frozenset[ServerName]: ...
+
+    async def entrance(self, room_id: RoomId, server: ServerName) -> EventId | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +143,7 @@ class Sender:
         self._waker = database.waker(peers.TOPIC)
         self._staged: dict[tuple[ServerName, RoomId], _Staged] = {}
         self._unanswered: dict[ServerName, _Batch] = {}
+        self._arriving: dict[tuple[ServerName, RoomId], float] = {}
         self._resting: frozenset[ServerName] = frozenset()
         self._heard: set[ServerName] = set()
         self._hastened_s: dict[ServerName, float] = {}
@@ -195,11 +205,14 @@ class Sender:
             for (server, room_id), (first, newest) in sorted(found.items())
         ]
 
-        def write(tx: Transaction) -> None:
-            peers.mark(tx, marks)
+        def write(tx: Transaction) -> frozenset[tuple[ServerName, RoomId]]:
+            fresh = peers.mark(tx, marks)
             streams.advance(tx, CURSOR, rows[-1][0])
+            return fresh
 
-        await self._database.write(write)
+        for one in sorted(await self._database.write(write)):
+            if len(self._arriving) < MAX_ARRIVING:
+                self._arriving[one] = self._clock.monotonic_s()
         for server in dict.fromkeys(one.server for one in marks):
             self._lanes.wake(server)
         return len(rows) == MARK_BATCH
@@ -353,7 +366,7 @@ class Sender:
         return unit
 
     async def _batch(self, server: ServerName, backlogs: Sequence[Backlog]) -> _Batch | None:
-        """The next transaction. None: every room has more of ours than the peer worked off."""
+        """The next transaction. None: there is no room of which the peer may be given more now."""
         entries: list[tuple[int, EventId, RoomId]] = []
         reached: dict[RoomId, int] = {}
         for backlog in backlogs:
@@ -361,7 +374,7 @@ class Sender:
             if free <= 0:
                 break
             free = min(free, await self._room_left(server, backlog.room_id))
-            if free <= 0:
+            if free <= 0 or not await self._has_arrived(server, backlog.room_id):
                 continue
             taken, reached[backlog.room_id] = await self._take(server, backlog, free)
             entries.extend((position, event_id, backlog.room_id) for position, event_id in taken)
@@ -423,6 +436,19 @@ class Sender:
                 for _ in range(middle + 1):
                     staged.event_ids.popleft()
         return MAX_UNDIGESTED - len(staged.event_ids)
+
+    async def _has_arrived(self, server: ServerName, room_id: RoomId) -> bool:
+        """Whether a server that is new in a room knows the room by now."""
+        since_s = self._arriving.get((server, room_id))
+        if since_s is None:
+            return True
+        entrance = await self._destinations.entrance(room_id, server)
+        if self._clock.monotonic_s() - since_s > ARRIVAL_TIMEOUT_S:
+            log.info("a peer does not show that it has come in", peer=server, room_id=room_id)
+        elif entrance is not None and not await self._has_digested(server, entrance):
+            return False
+        self._arriving.pop((server, room_id), None)
+        return True
 
     async def _has_digested(self, server: ServerName, event_id: EventId) -> bool:
         """A refusal is an answer as well: only what is known can be refused to somebody who is no

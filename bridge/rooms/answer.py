@@ -40,7 +40,13 @@ from bridge.rooms.restricted import find_voucher, needs_voucher
 from bridge.rooms.send import Sender
 from bridge.rooms.underway import Underway
 from bridge.rooms.verify import Verifier
-from bridge.rooms.visibility import check_in_room, check_server, visible_form
+from bridge.rooms.visibility import (
+    check_in_room,
+    check_server,
+    check_was_in_room,
+    has_member,
+    visible_form,
+)
 
 MAX_BACKFILL = 100
 MAX_MISSING_EVENTS = 50
@@ -301,8 +307,10 @@ class Answers:
         limit: int,
         min_depth: int,
     ) -> list[Json]:
-        """`{"events": this}`, oldest first."""
-        room = await self._readable_room(origin, room_id)
+        """`{"events": this}`, oldest first. A server whose last user was just removed may still
+        need what came before: it is given what happened while it was in."""
+        room = await self._states.joined_room(room_id)
+        is_in = await check_was_in_room(self._states, room, origin)
         found = await self._walk(
             room,
             latest,
@@ -311,7 +319,13 @@ class Answers:
             limit=max(0, min(limit, MAX_MISSING_EVENTS)),
             skip=set(latest),
         )
+        if not is_in:
+            found = [one for one in found if await self._was_there(one, origin)]
         return await self._visible(room, found[::-1], origin)
+
+    async def _was_there(self, known: KnownEvent, server: ServerName) -> bool:
+        before = await self._states.before(known)
+        return await has_member(self._states, before.state, server, ("join",))
 
     async def _readable_room(self, origin: ServerName, room_id: RoomId) -> Room:
         room = await self._states.joined_room(room_id)

@@ -261,6 +261,9 @@ class RoomStates:
         count = await self._database.read(lambda tx: room_rows.count_joined(tx, room_id, server))
         return count > 0
 
+    async def has_left(self, room_id: RoomId, server: ServerName) -> bool:
+        return await self._database.read(lambda tx: room_rows.has_left(tx, room_id, server))
+
     def keep_room(self, room: Room) -> None:
         """What a commit made of it."""
         self._rooms.put(room.room_id, room)

@@ -86,6 +86,10 @@ class RoomQueries:
         """Servers with a joined user now, ours included."""
         return await self._database.read(lambda tx: room_rows.servers(tx, room_id))
 
+    async def entrance(self, room_id: RoomId, server: ServerName) -> EventId | None:
+        """An event by which a server can tell that it is in: the joining of a user of its own."""
+        return await self._database.read(lambda tx: room_rows.entrance(tx, room_id, server))
+
     async def neighbours(self) -> frozenset[ServerName]:
         """Every other server that we share a room with."""
         return await self._database.read(room_rows.neighbours) - {self._server_name}

@@ -48,6 +48,16 @@ async def check_in_room(states: RoomStates, room: Room, server: ServerName) -> N
         raise Refused(f"{server} is not in the room", rule="server.membership")
 
 
+async def check_was_in_room(states: RoomStates, room: Room, server: ServerName) -> bool:
+    """As `check_in_room`, but whoever has left may ask, too. True: it is in."""
+    await check_server(states, room, server)
+    if await states.has_joined(room.room_id, server):
+        return True
+    if not await states.has_left(room.room_id, server):
+        raise Refused(f"{server} is not in the room", rule="server.membership")
+    return False
+
+
 async def has_member(
     states: RoomStates, state: StateMap, server: ServerName, kinds: tuple[str, ...]
 ) -> bool:

@@ -57,14 +57,21 @@ class Waiting:
     next_attempt_ms: int
 
 
-def mark(tx: Transaction, marks: Sequence[Mark]) -> None:
-    """There is something new for these peers.
+def mark(tx: Transaction, marks: Sequence[Mark]) -> frozenset[tuple[ServerName, RoomId]]:
+    """There is something new for these peers. Answers which of them it is the first of that room.
 
     Marks come in the order of positions, so a peer that had everything (or is new) starts at
     `first`: whatever lies between is not for it.
     """
     if not marks:
-        return
+        return frozenset()
+    before = tx.execute(
+        select(peer_rooms.c.server, peer_rooms.c.room_id).where(
+            peer_rooms.c.server.in_({one.server for one in marks}),
+            peer_rooms.c.room_id.in_({one.room_id for one in marks}),
+        )
+    ).all()
+    fresh = {(one.server, one.room_id) for one in marks} - {tuple(row) for row in before}
     tx.execute(
         tx.dialect.insert_ignore(peer_rooms),
         [
@@ -98,6 +105,7 @@ def mark(tx: Transaction, marks: Sequence[Mark]) -> None:
         .values(newest_position=bindparam("newest")),
         [{"of": one["of"], "within": one["within"], "newest": one["newest"]} for one in rows],
     )
+    return frozenset(fresh)
 
 
 def behind(tx: Transaction) -> Sequence[Waiting]:

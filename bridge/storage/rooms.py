@@ -208,6 +208,35 @@ def servers(tx: Transaction, room_id: RoomId) -> frozenset[ServerName]:
     return frozenset(ServerName(row.server) for row in rows)
 
 
+def entrance(tx: Transaction, room_id: RoomId, server: ServerName) -> EventId | None:
+    """The member event of one of the server's joined users."""
+    found = tx.execute(
+        select(memberships.c.event_id)
+        .where(
+            memberships.c.room_id == room_id,
+            memberships.c.server == server,
+            memberships.c.membership == "join",
+        )
+        .order_by(memberships.c.user_id)
+        .limit(1)
+    ).scalar()
+    return None if found is None else EventId(found)
+
+
+def has_left(tx: Transaction, room_id: RoomId, server: ServerName) -> bool:
+    """Whether a user of the server was in the room, or might have been, and is not now."""
+    found = tx.execute(
+        select(memberships.c.user_id)
+        .where(
+            memberships.c.room_id == room_id,
+            memberships.c.server == server,
+            memberships.c.membership.in_(("leave", "ban")),
+        )
+        .limit(1)
+    ).scalar()
+    return found is not None
+
+
 def joined_counts(tx: Transaction, room_id: RoomId) -> dict[ServerName, int]:
     """Joined users per server in the current state."""
     rows = tx.execute(

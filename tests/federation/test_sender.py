@@ -54,6 +54,7 @@ class World:
     servers: dict[EventId, frozenset[ServerName]] = field(default_factory=dict)
     looked_at: list[EventId] = field(default_factory=list)
     shared: frozenset[ServerName] = frozenset()
+    entrances: dict[tuple[RoomId, ServerName], EventId] = field(default_factory=dict)
     sent: list[Sent] = field(default_factory=list)
     asked: list[EventId] = field(default_factory=list)
     digested: set[EventId] = field(default_factory=set)
@@ -71,6 +72,9 @@ class World:
 
     async def neighbours(self) -> frozenset[ServerName]:
         return self.shared
+
+    async def entrance(self, room_id: RoomId, server: ServerName) -> EventId | None:
+        return self.entrances.get((room_id, server))
 
     async def send_transaction(
         self,
@@ -490,6 +494,35 @@ async def test_a_peer_that_never_shows_that_it_follows_gets_the_rest_all_the_sam
     events = await world.append(100, to={A})
     async with world.sending():
         await waiting_clock(clock, 5.0, lambda: _true(world.received(A) == events))
+
+
+async def test_a_server_that_comes_into_a_room_is_told_nothing_before_it_knows_the_room(
+    world: World, clock: FakeClock
+) -> None:
+    joining = EventId("$joining")
+    world.entrances[ROOM, A] = joining
+    async with world.sending():
+        events = await world.append(2, to={A})
+        other = await world.append(1, room=OTHER, to={A})
+        await waiting_clock(clock, 0.3, lambda: _true(len(world.asked) > 3))
+        assert world.received(A) == other
+        world.digested.add(joining)
+        await waiting_clock(clock, 0.3, lambda: _true(len(world.received(A)) == 3))
+        assert world.received(A) == [*other, *events]
+        asked = len(world.asked)
+        last = await world.append(1, to={A})
+        await world.wait_until_received(A, [*other, *events, *last])
+        assert len(world.asked) == asked
+
+
+async def test_a_server_that_does_not_show_that_it_came_in_is_told_all_the_same_in_the_end(
+    world: World, clock: FakeClock
+) -> None:
+    world.entrances[ROOM, A] = EventId("$joining")
+    events = await world.append(2, to={A})
+    async with world.sending():
+        await waiting_clock(clock, 1.0, lambda: _true(world.received(A) == events))
+    assert len(world.asked) > 10
 
 
 async def test_after_a_start_every_peer_is_shown_that_we_are_there(

@@ -337,6 +337,25 @@ async def test_backfill_gives_newest_first_and_missing_events_oldest_first(
     assert [one["content"]["body"] for one in missing] == ["1", "2", "3"]
 
 
+async def test_a_server_whose_last_user_was_removed_is_given_what_led_to_that(
+    network: Network,
+) -> None:
+    here, there, room_id = await two_in_a_room(network)
+    first = await say(here, room_id, "maker", "while they are in")
+    await say(here, room_id, "maker", "this, too")
+    await here.backend.kick(
+        room_id=room_id, sender=here.user("maker"), target=there.user("guest"), reason=None
+    )
+    later = await say(here, room_id, "maker", "behind their back")
+    last = await say(here, room_id, "maker", "and more")
+    ask = here.rooms.answers.get_missing_events
+    missing = await ask(there.name, room_id, [first], [last], 10, 0)
+    shown = [one["content"].get("body", one["type"]) for one in missing]
+    assert shown == ["this, too", "m.room.member"]
+    with pytest.raises(Refused):
+        await here.rooms.answers.event(there.name, later)
+
+
 async def test_a_template_for_something_else_is_not_signed(network: Network) -> None:
     here, there = await network.add("here.example"), await network.add("there.example")
     room_id = await make_room(here)
