@@ -353,7 +353,7 @@ class LoopbackAdapter:
     async def await_confirmation(self, chat: str, code: str, *, timeout_s: float) -> str | None:
         """What has been written by now counts; the rest would come too late."""
         for nickname, said in self._chat(chat).codes:
-            if code in said:
+            if code == said:
                 return nickname
         return None
 

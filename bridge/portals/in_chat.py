@@ -83,6 +83,8 @@ class InChat:
                 trace=message.trace,
                 now_ms=now_ms,
             )
+            if inbox_id is None:
+                return False
             before = chat_rows.find(tx, adapter=self._adapter, chat=chat)
             chat_rows.move_position(
                 tx,
@@ -91,7 +93,7 @@ class InChat:
                 archive_id=message.archive_id or before.archive_id,
                 archive_ms=now_ms if message.at_ms is None else message.at_ms,
             )
-            return inbox_id is not None
+            return True
 
         return await self._database.write(unit)
 

@@ -278,7 +278,8 @@ class Plumbing:
         if current is not None and (current.caller, current.room_id) != (caller, room_id):
             raise Unavailable(f"somebody else is bridging {chat} just now: try again later")
         if current is None:
-            code = f"{self._random.randrange(1_000_000):06}"
+            # Whoever confirms it sees to which room.
+            code = f"bridge {room_id} {self._random.randrange(1_000_000):06}"
             current = _Wish(caller=caller, chat=chat, room_id=room_id, code=code)
             if any(wish.caller == caller for wish in self._confirming.values()):
                 raise Refused("you wait for a code in another chat already: one after the other")
@@ -287,8 +288,8 @@ class Plumbing:
             self._confirming[chat] = current
             self._wishes.put_nowait(current)
         return (
-            f"I cannot see whether you own or administer {chat}. Somebody who does must write this "
-            f"there within {CONFIRM_S / 60:.0f} minutes: {current.code}"
+            f"I cannot see whether you own or administer {chat}. Somebody who does must write "
+            f"exactly this there within {CONFIRM_S / 60:.0f} minutes: {current.code}"
         )
 
     async def run(self) -> None:

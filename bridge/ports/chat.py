@@ -532,8 +532,8 @@ class ChatAdapter(Protocol):
         ...
 
     async def await_confirmation(self, chat: str, code: str, *, timeout_s: float) -> str | None:
-        """Waits in the chat until an owner or admin of it writes `code`; their nickname. None:
-        nobody did in time."""
+        """Waits in the chat until an owner or admin of it writes `code` and nothing else; their
+        nickname. None: nobody did in time."""
         ...
 
     async def run(self) -> None: ...

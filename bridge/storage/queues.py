@@ -313,8 +313,9 @@ def drop_lane(
 
 
 def requeue(tx: Transaction, queue: QueueTable, item_id: int, *, now_ms: int) -> None:
-    """A parked item waits again, at its old place in the lane. Wakes the queue."""
-    _set(tx, queue, item_id, status="waiting", next_attempt_ms=now_ms)
+    """A parked item waits again, at its old place in the lane, for as long as a new one. Wakes the
+    queue."""
+    _set(tx, queue, item_id, status="waiting", next_attempt_ms=now_ms, created_ms=now_ms)
     tx.wake(queue.topic)
 
 
@@ -370,11 +371,11 @@ def oldest(tx: Transaction, queue: QueueTable, limit: int) -> list[QueueItem]:
 
 
 def prune(tx: Transaction, queue: QueueTable, *, before_ms: int, limit: int) -> int:
-    """Forget done and dropped items made before `before_ms`; returns how many."""
+    """Forget what is finished or given up, made before `before_ms`; returns how many."""
     table = queue.table
     old = (
         select(queue.id)
-        .where(table.c.status.in_(("done", "dropped")), table.c.created_ms < before_ms)
+        .where(table.c.status.in_(("done", "dropped", "parked")), table.c.created_ms < before_ms)
         .limit(limit)
     )
     return tx.execute(delete(table).where(queue.id.in_(old))).rowcount

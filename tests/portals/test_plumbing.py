@@ -354,12 +354,13 @@ async def test_where_the_chat_does_not_tell_who_somebody_is_a_code_does(world: W
     chat = tea(world)
     room_id = await room(world)
     answer = await plumb(world, room_id)
-    assert "must write this there within 10 minutes: " in answer
+    assert "must write exactly this there within 10 minutes: " in answer
     assert await world.portals.plumbing.find(chat=TEA) is None
-    code = answer.rpartition(" ")[2]
-    assert len(code) == 6
+    code = answer.rpartition(": ")[2]
+    assert code.startswith(f"bridge {room_id} ")
+    chat.codes.append(("Juliet", f"what is {code}?"))
     assert await plumb(world, room_id) == answer
-    chat.codes.append(("Juliet", f"it is {code}"))
+    chat.codes.append(("Juliet", code))
     await world.portals.plumbing.confirm_next()
     await world.settle()
     assert (await world.bodies(room_id, BOT))[-1] == (
@@ -383,7 +384,7 @@ async def test_a_code_that_nobody_writes_bridges_nothing(world: World) -> None:
 async def test_a_code_gives_no_power_in_the_room(world: World) -> None:
     chat = tea(world)
     room_id = await room(world, levels={"users": {BOT: 50, BOB: 50}})
-    code = (await plumb(world, room_id, BOB)).rpartition(" ")[2]
+    code = (await plumb(world, room_id, BOB)).rpartition(": ")[2]
     chat.codes.append(("Juliet", code))
     await world.state(room_id, "m.room.power_levels", {"users": {BOT: 50}})
     await world.settle()
@@ -699,7 +700,7 @@ async def test_a_fault_after_a_code_ends_no_other_part(
 ) -> None:
     chat = tea(world)
     room_id = await room(world)
-    code = (await plumb(world, room_id)).rpartition(" ")[2]
+    code = (await plumb(world, room_id)).rpartition(": ")[2]
     chat.codes.append(("Juliet", code))
 
     async def breaks(*_: object, **__: object) -> None:

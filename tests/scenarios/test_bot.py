@@ -137,7 +137,7 @@ async def test_who_is_not_known_to_rule_the_muc_has_it_confirmed_there_by_a_code
     await puck.enter("Puck")
     parlour = await make_parlour(alice, gateway, coven.label)
     answer = await call_in(parlour, gateway, f"plumb {chat}", expect="write this")
-    code = re.search(r"\b([0-9]{6})\b", answer)
+    code = re.search(r"(bridge !\S+ [0-9]{6})", answer)
     assert code is not None
     begin = alice.position
     # Somebody who does not rule there confirms nothing.
@@ -180,8 +180,8 @@ async def test_an_owner_on_xmpp_plumbs_with_the_power_of_their_ghost(
     await romeo.person.hear("now you may", sender=room)
     start = romeo.person.position
     answer = await ask_on_xmpp(romeo.person, gateway.bot_address, line, expect=chat)
-    code = re.search(r"\b([0-9]{6})\b", answer)
-    if "write this" in answer and code is not None:  # the MUC did not tell who he is
+    code = re.search(r"(bridge !\S+ [0-9]{6})", answer)
+    if "write exactly this" in answer and code is not None:  # the MUC did not tell who he is
         romeo.say(code[1])
     await romeo.person.wait_for(
         lambda stanza: (

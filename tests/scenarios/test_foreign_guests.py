@@ -251,7 +251,8 @@ async def test_the_affiliation_of_people_and_a_confirmation(
         side.adapter.await_confirmation(side.room, "code-42", timeout_s=WAIT_S)
     )
     await muc.see_arrive("Matrix")
-    muc.say("I agree: code-42")
+    muc.say("is it code-42?")
+    muc.say("code-42")
     assert await waiting == "romeo"
     await muc.see_go("Matrix")
     assert side.bridge.told == []

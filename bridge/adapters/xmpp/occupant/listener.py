@@ -334,9 +334,10 @@ class Listening:
         seen = chat.table.get(nickname)
         if seen is None or seen.affiliation not in ("owner", "admin"):
             return
-        text = presences.body_of(xml)
+        text = presences.body_of(xml).strip()
         for watch in chat.watches:
-            if watch.code in text and not watch.found.done():
+            # Nothing more: who asks what it means has not agreed.
+            if watch.code == text and not watch.found.done():
                 watch.found.set_result(nickname)
 
 

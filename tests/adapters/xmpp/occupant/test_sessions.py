@@ -803,7 +803,8 @@ async def test_only_an_owner_or_admin_confirms(world: World) -> None:
     world.muc.say("paris", "code-42")
     await world.quiet()
     assert not waiting.done()
-    world.muc.say("romeo", "yes: code-42")
+    world.muc.say("romeo", "what is code-42?")
+    world.muc.say("romeo", " code-42 ")
     assert await waiting == "romeo"
     assert set(world.muc.people) == {"romeo", "paris"}
     assert world.bridge.take() == []
