@@ -136,7 +136,7 @@ async def test_who_is_not_known_to_rule_the_muc_has_it_confirmed_there_by_a_code
     puck = Muc(await xmpp_person(xmpp_server, f"puck-{coven.label}"), chat)
     await puck.enter("Puck")
     parlour = await make_parlour(alice, gateway, coven.label)
-    answer = await call_in(parlour, gateway, f"plumb {chat}", expect="write this")
+    answer = await call_in(parlour, gateway, f"plumb {chat}", expect="write exactly this")
     code = re.search(r"(bridge !\S+ [0-9]{6})", answer)
     assert code is not None
     begin = alice.position
