@@ -17,9 +17,11 @@ from bridge.adapters.xmpp.addresses import AddressBook, Jid
 from bridge.demo.people import MatrixPerson, NotSeen, SeenEvent, XmppPerson
 from bridge.demo.view import Side, View
 from bridge.errors import IsthmusError, Unavailable
+from bridge.identity.localparts import alias_for
 from bridge.ids import RoomAlias, UserId
 
 ALIAS: Final = "garden"
+MUC: Final = "coven"
 TOPIC: Final = "Roses, thorns and gateways"
 FIRST_WAIT_S: Final = 60.0
 WAIT_S: Final = 30.0
@@ -70,7 +72,13 @@ ROOM: Final = (
     Line(author="romeo", readers=("alice", "bob", "juliet"), text="A rose, by any other ..."),
     Line(author="bob", readers=("juliet", "romeo", "alice"), text="... protocol, still a room."),
 )
-SCRIPT: Final = (*MATRIX_BEGINS, *XMPP_BEGINS, *ROOM)
+FOREIGN: Final = (
+    Line(author="romeo", readers=("juliet", "alice", "bob"), text="This room lives on XMPP."),
+    Line(author="alice", readers=("romeo", "juliet", "bob"), text="I came in by its alias."),
+    Line(author="juliet", readers=("romeo", "alice", "bob"), text="We see you as one of us."),
+    Line(author="bob", readers=("romeo", "juliet", "alice"), text="Then the gateway does its job."),
+)
+SCRIPT: Final = (*MATRIX_BEGINS, *XMPP_BEGINS, *ROOM, *FOREIGN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +88,7 @@ class Cast:
     xmpp: Mapping[str, XmppPerson]
     matrix: Mapping[str, MatrixPerson]
     book: AddressBook
+    muc_domain: str
 
     def ghost_of(self, name: str) -> str:
         """The Matrix user ID of somebody on XMPP."""
@@ -94,6 +103,16 @@ class Cast:
         """The garden, on Matrix."""
         server = self.matrix["alice"].user_id.partition(":")[2]
         return f"#{ALIAS}:{server}"
+
+    @property
+    def muc(self) -> str:
+        """A room of the XMPP server."""
+        return f"{MUC}@{self.muc_domain}"
+
+    @property
+    def muc_alias(self) -> str:
+        """The same, on Matrix."""
+        return alias_for(self.muc, self.book.server)
 
     @property
     def room(self) -> str:
@@ -134,6 +153,7 @@ class Conversation:
         await self._scene("A direct chat, begun on Matrix", self._matrix_begins)
         await self._scene("A direct chat, begun on XMPP", self._xmpp_begins)
         await self._scene("A room made on Matrix, entered from XMPP", self._meet_in_room)
+        await self._scene("A room of the XMPP server, entered from Matrix", self._meet_in_muc)
 
     async def _scene(self, title: str, play: Callable[[], Awaitable[None]]) -> None:
         self._view.heading(title)
@@ -259,6 +279,34 @@ class Conversation:
             return _say(self._cast.matrix[line.author], garden, line)
 
         for line in ROOM:
+            await self._pass_on(line, say, hear)
+
+    async def _meet_in_muc(self) -> None:
+        cast = self._cast
+        for name, person in cast.xmpp.items():
+            self._view.line("XMPP", name, f"enters {cast.muc}")
+            await person.enter(cast.muc, name.capitalize(), timeout_s=WAIT_S)
+        rooms: dict[str, str] = {}
+        for name, user in cast.matrix.items():
+            self._view.line("Matrix", name, f"joins {cast.muc_alias}")
+            rooms[name] = await user.join(cast.muc_alias)
+            for witness in cast.xmpp.values():
+                await witness.see_arrive(cast.muc, name.capitalize(), timeout_s=WAIT_S)
+
+        async def hear(reader: str, line: Line) -> None:
+            if reader in cast.matrix:
+                await cast.matrix[reader].hear(line.expected, room=rooms[reader], timeout_s=WAIT_S)
+                return
+            stanza = await cast.xmpp[reader].hear(line.expected, sender=cast.muc, timeout_s=WAIT_S)
+            if stanza.nickname != line.author.capitalize():
+                raise Unavailable(f"{reader} heard {line.author} as {stanza.nickname!r}")
+
+        def say(line: Line) -> Awaitable[object] | object:
+            if line.author in cast.xmpp:
+                return cast.xmpp[line.author].say_in(cast.muc, line.text)
+            return _say(cast.matrix[line.author], rooms[line.author], line)
+
+        for line in FOREIGN:
             await self._pass_on(line, say, hear)
 
 

@@ -212,7 +212,7 @@ class Stage:
             server=ServerName(self.settings.server_name),
             bot=self.settings.bot,
         )
-        return Cast(xmpp=xmpp, matrix=matrix, book=book)
+        return Cast(xmpp=xmpp, matrix=matrix, book=book, muc_domain=self.prosody.muc_domain)
 
     def invitation(self) -> list[tuple[str, str]]:
         """What somebody needs who wants to come in with a client of their own."""
@@ -224,6 +224,8 @@ class Stage:
             ("server", f"127.0.0.1, port {ports.client} (certificate of the demo, or no TLS)"),
             ("WebSocket", f"ws://127.0.0.1:{ports.http}/xmpp-websocket"),
             ("enter the room", self.cast.room),
+            ("a room of XMPP", f"{self.cast.muc}, on Matrix {self.cast.muc_alias}"),
+            ("the bot", f"{self.cast.book.bot_jid} (write help)"),
             ("write to Alice", f"{alice} (she answers)"),
             ("Matrix client", f"{self.synapse.client_url}, {self.cast.alias}"),
             ("", f"users {' and '.join(MATRIX_CAST)}, password {self._password}"),
