@@ -75,8 +75,8 @@ async def bring_crowd(gateway: Gateway, romeo: XmppPerson, muc: str, server: str
             f"ghost{number}",
             number,
         )
-    await gateway.start()
     position = romeo.position
+    await gateway.start()
     there: set[str] = set()
 
     def all_there() -> bool:
