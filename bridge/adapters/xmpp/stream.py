@@ -11,21 +11,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from functools import partial
+from typing import Any, cast
 from xml.etree import ElementTree as ET
 
 from slixmpp.componentxmpp import ComponentXMPP
 from slixmpp.xmlstream import tostring
 
-from bridge.adapters.xmpp.namespaces import CLIENT, COMPONENT, STREAM_ERRORS, STREAMS
+from bridge.adapters.xmpp.namespaces import COMPONENT, STREAM_ERRORS, STREAMS
+from bridge.adapters.xmpp.parser import Flaw, NotWellFormed, StreamEvents, StreamParser
 
-Flaw = Literal["too-big", "too-deep"]
+_HANDSHAKE = f"{{{COMPONENT}}}handshake"
+_ERROR = f"{{{STREAMS}}}error"
+_STANZAS = frozenset(f"{{{COMPONENT}}}{kind}" for kind in ("message", "presence", "iq"))
 
-_READ_BYTES = 2**18
-"""What asyncio reads at once."""
-_STANZAS = frozenset({"message", "presence", "iq"})
+
+def drop_none(kind: str, sender: str, to: str, type: str) -> bool:
+    """Every stanza is wanted."""
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,9 @@ class Stream(ComponentXMPP):
         max_bytes: int,
         max_depth: int,
         on_stanza: Callable[[Received], None],
+        drops: Callable[[str, str, str, str], bool] = drop_none,
     ) -> None:
+        """`drops`: as of `StreamEvents`."""
         initialise: Any = super().__init__  # not annotated there
         initialise(domain, secret)
         loop = asyncio.get_running_loop()
@@ -67,24 +74,22 @@ class Stream(ComponentXMPP):
         self.closed: asyncio.Future[Closed] = loop.create_future()
         self.writable = asyncio.Event()
         self.writable.set()
-        self._max_bytes = max_bytes
-        self._max_depth = max_depth
+        events = StreamEvents(
+            on_open=self._on_open, drops=drops, on_child=self._on_child, on_end=self._on_end
+        )
+        self._xml: StreamParser | None = None
+        self._new_xml = partial(
+            StreamParser, events=events, max_bytes=max_bytes, max_depth=max_depth
+        )
         self._on_stanza = on_stanza
         self._error = Closed(condition="", text="")
         self._wire: asyncio.Transport | None = None
-        self._pull: ET.XMLPullParser[ET.Element] | None = None
-        self._root: ET.Element | None = None
-        self._depth = 0
-        self._flaw: Flaw | None = None
-        # An upper bound of what the stanza in hand weighs; reads do not end where stanzas do.
-        self._pending_bytes = 0
-        self._has_ended = False
 
     # --- asyncio's protocol ---------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport, send_event: bool = True) -> None:
         self._wire = cast(asyncio.Transport, transport)
-        self._pull = ET.XMLPullParser(("start", "end"))
+        self._xml = self._new_xml()
         self._wire.write(str(self.stream_header).encode())
 
     def connection_lost(self, exception: BaseException | None) -> None:
@@ -105,66 +110,31 @@ class Stream(ComponentXMPP):
         """None: the transport closes itself."""
 
     def data_received(self, data: bytes | str) -> None:
-        if self._pull is None:
+        if self._xml is None:
             return
-        self._pending_bytes += len(data)
-        self._has_ended = False
         try:
-            self._pull.feed(data)
-            for event, xml in cast(Iterator[tuple[str, ET.Element]], self._pull.read_events()):
-                if event == "start":
-                    self._on_start(xml)
-                else:
-                    self._on_end(xml)
-                if self.is_closed:
-                    return
-        except ET.ParseError as exc:
-            self._close(Closed(condition="not-well-formed", text=f"what the server sent: {exc}"))
-            return
-        if self._has_ended:
-            self._pending_bytes = len(data) if self._depth > 1 else 0
+            self._xml.feed(data.encode() if isinstance(data, str) else data)
+        except NotWellFormed as exc:
+            if not self.is_closed:  # what follows the end of a stream is nobody's
+                text = f"what the server sent: {exc.reason}"
+                self._close(Closed(condition="not-well-formed", text=text))
 
     # --- the XML stream -------------------------------------------------------------------------
 
-    def _on_start(self, xml: ET.Element) -> None:
-        if self._depth == 0:
-            self._root = xml
-            digest = hashlib.sha1(f"{xml.get('id', '')}{self.secret}".encode())
-            self.write(f"<handshake>{digest.hexdigest()}</handshake>")
-        self._depth += 1
-        if self._depth > self._max_depth + 1:
-            self._flaw = "too-deep"
+    def _on_open(self, attributes: Mapping[str, str]) -> None:
+        digest = hashlib.sha1(f"{attributes.get('id', '')}{self.secret}".encode())
+        self.write(f"<handshake>{digest.hexdigest()}</handshake>")
 
-    def _on_end(self, xml: ET.Element) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self._close(replace(self._error, is_polite=True))
-        elif self._depth == 1:
-            self._has_ended = True
-            flaw, self._flaw = self._flaw, None
-            self._on_child(xml, flaw)
-            if self._root is not None:
-                self._root.clear()
-        elif self._depth > self._max_depth:
-            xml.clear()
-        elif self._pending_bytes > 2 * self._max_bytes + _READ_BYTES:
-            self._flaw = self._flaw or "too-big"
-            xml.clear()
+    def _on_end(self) -> None:
+        self._close(replace(self._error, is_polite=True))
 
     def _on_child(self, xml: ET.Element, flaw: Flaw | None) -> None:
-        namespace, _, name = xml.tag.removeprefix("{").rpartition("}")
-        if namespace in (COMPONENT, CLIENT) and name in _STANZAS:
-            xml.tag = f"{{{COMPONENT}}}{name}"
-            if flaw is None and self._pending_bytes > self._max_bytes:
-                flaw = "too-big" if _size(xml) > self._max_bytes else None
-            if flaw is not None:
-                for child in list(xml):
-                    xml.remove(child)
+        if xml.tag in _STANZAS:
             self._on_stanza(Received(element=xml, flaw=flaw))
-        elif namespace == COMPONENT and name == "handshake":
+        elif xml.tag == _HANDSHAKE:
             if not self.authenticated.done():
                 self.authenticated.set_result(None)
-        elif namespace == STREAMS and name == "error":
+        elif xml.tag == _ERROR:
             conditions = [
                 c.tag.rpartition("}")[2] for c in xml if c.tag.rpartition("}")[2] != "text"
             ]
@@ -173,13 +143,15 @@ class Stream(ComponentXMPP):
 
     def _close(self, why: Closed) -> None:
         self._error = why
-        self._pull = None
+        if self._xml is not None:
+            self._xml.stop()
+            self._xml = None
         if self._wire is not None:
             self._wire.close()
 
     @property
     def is_closed(self) -> bool:
-        return self._pull is None
+        return self._xml is None
 
     # --- what the connection does with it -------------------------------------------------------
 
@@ -211,13 +183,3 @@ class Stream(ComponentXMPP):
 def serialise(element: ET.Element) -> str:
     """A stanza as text for the stream, namespaces declared where they change."""
     return str(tostring(element, xmlns=COMPONENT))
-
-
-def _size(xml: ET.Element) -> int:
-    """UTF-8 size of names, attributes and text: what a stanza weighs without its punctuation."""
-    total = 0
-    for node in xml.iter():
-        total += 2 * len(node.tag.rpartition("}")[2]) + 5
-        total += sum(len(k) + len(v.encode()) + 4 for k, v in node.attrib.items())
-        total += len((node.text or "").encode()) + len((node.tail or "").encode())
-    return total
