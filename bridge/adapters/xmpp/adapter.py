@@ -1,8 +1,9 @@
 """The XMPP side as a whole: wires the parts, and decides which part a stanza belongs to.
 
-A stanza's way: `connection` (bounded queue) -> a lane per chat -> by its address: a room, a person,
-the bot; or an answer that tells the real address (`<gone/>` for another spelling, `<redirect/>`
-for somebody who is not behind the gateway at all). Errors are never answered.
+A stanza's way: `occupant` takes it at its arrival if it belongs to a foreign chat that we visit;
+else `connection` (bounded queue) -> a lane per chat -> by its address: a room, a person, the bot;
+or an answer that tells the real address (`<gone/>` for another spelling, `<redirect/>` for somebody
+who is not behind the gateway at all). Errors are never answered.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
+from xml.etree import ElementTree as ET
 
 from bridge.adapters.xmpp import inbound, outbound
 from bridge.adapters.xmpp.addresses import (
@@ -169,6 +171,8 @@ class XmppAdapter:
             random=random,
             on_connected=self._on_connected,
             on_status=on_status,
+            drops=self._drops,
+            take=self._take,
         )
         self._lanes = StanzaLanes(
             self._on_stanza,
@@ -303,12 +307,17 @@ class XmppAdapter:
 
     # --- stanzas --------------------------------------------------------------------------------
 
+    def _drops(self, kind: str, sender: str, to: str, type: str) -> bool:
+        return self._occupants.drops(kind, sender, to, type)
+
+    def _take(self, xml: ET.Element) -> bool:
+        return self._occupants.take(xml)
+
     async def _sort(self) -> None:
         """Takes stanzas from the connection into their lanes."""
         while True:
             received = await self._connection.receive()
-            xml = received.element
-            if self._occupants.take(xml) or self._rooms.checking.take(xml):
+            if self._rooms.checking.take(received.element):
                 continue
             if not await self._lanes.put(_lane(received), received):
                 try:

@@ -1,5 +1,9 @@
 """The component's connection: kept up, checked, and honest about what has arrived.
 
+What comes in waits in a bounded queue, unless nobody wants it (`drops`, asked at its start tag) or
+somebody takes it at once (`take`). Both are asked in the order of arrival, so what one stanza
+changes is known when the next one begins; they never wait.
+
 XEP-0114 has no acknowledgements, and writing to a socket proves nothing. A *fence* does: a stanza
 from our domain to itself; when it is back, the server has taken everything before it. `fenced`
 runs a delivery and waits for its fence; waiters of the same moment share one.
@@ -27,7 +31,7 @@ from xml.etree import ElementTree as ET
 from bridge.adapters.xmpp.config import XmppSettings
 from bridge.adapters.xmpp.jid import Jid, check_receiver, check_sender
 from bridge.adapters.xmpp.namespaces import COMPONENT, element
-from bridge.adapters.xmpp.stream import Closed, Received, Stream, serialise
+from bridge.adapters.xmpp.stream import Closed, Received, Stream, drop_none, serialise
 from bridge.clock import Clock
 from bridge.errors import BadInput, Refused, Unavailable
 from bridge.telemetry.log import get_logger
@@ -81,7 +85,8 @@ class Wire(Protocol):
 
 
 class Connection:
-    """`run` keeps it up; `receive` yields what comes in; `send` and `fenced` write."""
+    """`run` keeps it up; `receive` yields what comes in and is not taken at once; `send` and
+    `fenced` write."""
 
     def __init__(
         self,
@@ -91,6 +96,8 @@ class Connection:
         random: random_module.Random,
         on_connected: Callable[[], None] = lambda: None,
         on_status: Callable[[Status], None] = lambda _: None,
+        drops: Callable[[str, str, str, str], bool] = drop_none,
+        take: Callable[[ET.Element], bool] = lambda _: False,
     ) -> None:
         self._settings = settings
         self._limits = settings.limits
@@ -98,6 +105,8 @@ class Connection:
         self._random = random
         self._on_connected = on_connected
         self._on_status = on_status
+        self._drops = drops
+        self._take = take
         self._stream: Stream | None = None
         """Where we write."""
         self._reading: Stream | None = None
@@ -134,6 +143,8 @@ class Connection:
             fence = self._fences.pop(xml.get("id", ""), None)
             if fence is not None and not fence.done():
                 fence.set_result(None)
+            return
+        if self._take(xml):
             return
         self._inbox.append(received)
         self._arrival.set()
@@ -292,6 +303,7 @@ class Connection:
             max_bytes=self._limits.stanza_bytes,
             max_depth=self._limits.stanza_depth,
             on_stanza=self._on_stanza,
+            drops=self._drops,
         )
         loop = asyncio.get_running_loop()
         try:

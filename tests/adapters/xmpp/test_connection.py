@@ -261,6 +261,39 @@ async def test_reading_stops_while_too_much_waits_and_goes_on_after(
     await say(connection, "still up", "1")
 
 
+async def test_what_is_taken_or_dropped_at_its_arrival_does_not_wait(
+    server: TinyServer, clock: FakeClock
+) -> None:
+    taken: list[str | None] = []
+
+    def take(xml: ET.Element) -> bool:
+        taken.append(xml.get("id"))
+        return xml.get("type") == "groupchat"
+
+    settings = XmppSettings(domain=DOMAIN, secret=SecretStr("s"), port=await server.start())
+    connection = Connection(
+        settings=settings,
+        clock=clock,
+        random=random.Random(1),
+        drops=lambda kind, sender, to, type: (kind, to) == ("message", f"x@{DOMAIN}"),
+        take=take,
+    )
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(connection.run())
+        await until(lambda: server.writer is not None and connection.connected.is_set())
+        assert server.writer is not None
+        for number, (to, type) in enumerate(
+            [("x", "groupchat"), ("y", "groupchat"), ("y", "chat")]
+        ):
+            text = f"<message from='a@b' to='{to}@{DOMAIN}' type='{type}' id='{number}'/>"
+            server.writer.write(text.encode())
+        async with asyncio.timeout(WAIT_S):
+            received = await connection.receive()
+        assert (received.element.get("id"), taken) == ("2", ["1", "2"])
+        assert not connection.has_unread
+        task.cancel()
+
+
 async def test_an_address_that_is_no_server_is_said_so(clock: FakeClock) -> None:
     settings = XmppSettings(domain=DOMAIN, secret=SecretStr("s"), port=1)
     connection = Connection(settings=settings, clock=clock, random=random.Random(1))

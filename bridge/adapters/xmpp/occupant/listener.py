@@ -1,8 +1,9 @@
 """Stanzas of the chats that we visit. All copies but the listener's are dropped unread.
 
 Each message in a chat comes once for every guest of ours. One guest, the listener, is heard; the
-others only in what concerns themselves: their own presence, errors, a post they wait for. This is
-called for every stanza in the order of arrival, and must stay cheap: two look-ups by raw address.
+others only in what concerns themselves: their own presence, errors, a post they wait for. `drops`
+says so at the start tag of a stanza, `take` reads what is left; both are called at the arrival and
+in its order, so that they see the same, and must stay cheap: two look-ups by raw address.
 
 Nothing is ever answered with an error to a room: some remove an occupant for that.
 Spec: XEP-0045, 7 to 10.
@@ -74,6 +75,24 @@ class Listening:
         self._reading = reading
         self._clock = clock
         self._component = component
+
+    def drops(self, kind: str, sender: str, to: str, type: str) -> bool:
+        """Whether `take` would take the stanza and make nothing of it, whatever it contains."""
+        bare, _, nickname = sender.partition("/")
+        chat = self._keeper.find(bare)
+        if chat is None:
+            return False
+        guest = chat.by_address.get(to)
+        if kind == "message":
+            if type != "groupchat":
+                return False
+            return guest is None or (guest is not chat.listener and nickname != guest.nickname)
+        if kind != "presence" or type not in ("", "unavailable"):
+            return False
+        if guest is None:
+            return True
+        is_at_rest = guest.asked is None and guest is not chat.listener
+        return is_at_rest and nickname != guest.nickname
 
     def take(self, xml: ET.Element) -> bool:
         """Whether the stanza belongs to a chat that we visit; it goes nowhere else then."""

@@ -129,8 +129,12 @@ class Occupants:
     def on_connected(self) -> None:
         self._returning.on_connected()
 
+    def drops(self, kind: str, sender: str, to: str, type: str) -> bool:
+        """Whether the stanza is for us, and nothing to us; asked before it is read."""
+        return self._listening.drops(kind, sender, to, type)
+
     def take(self, xml: ET.Element) -> bool:
-        """Whether the raw stanza is for us; called for each, in the order of arrival."""
+        """Whether the raw stanza is for us; called for each at its arrival, and in that order."""
         if xml.get("type") != "groupchat" and self._questions.take(xml):
             return True
         return self._listening.take(xml)

@@ -76,7 +76,9 @@ class World:
         return occupants
 
     def _deliver(self, xml: ET.Element) -> None:
-        if not self.occupants.take(xml):
+        start = (xml.get("from", ""), xml.get("to", ""), xml.get("type", ""))
+        is_dropped = self.occupants.drops(xml.tag.rpartition("}")[2], *start)
+        if not is_dropped and not self.occupants.take(xml):
             self.not_taken.append(xml)
 
     @asynccontextmanager
