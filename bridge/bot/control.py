@@ -20,9 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from bridge.bot.dispatch import Answer
 from bridge.errors import Misconfigured
-from bridge.ports.command import Caller
+from bridge.ports.command import Answer, Caller
 from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)

@@ -7,9 +7,7 @@ grants it, and nothing about what the command would have found.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
-from enum import StrEnum
 
 from bridge.bot.commands import COMMANDS
 from bridge.bot.context import (
@@ -26,7 +24,7 @@ from bridge.bot.words import LEVEL_NAMES, describe
 from bridge.errors import BadInput, IsthmusError, NotFound
 from bridge.ids import UserId
 from bridge.policy.rights import Rights
-from bridge.ports.command import Caller, CommandInfo, Level
+from bridge.ports.command import Answer, Caller, CommandInfo, Level, Outcome
 from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
@@ -34,19 +32,6 @@ MAX_LINE = 2000
 MAX_WORD = 50
 
 AddressOf = Callable[[UserId], str | None]
-
-
-class Outcome(StrEnum):
-    DONE = "done"
-    FAILED = "failed"
-    MISUSED = "misused"
-    """No such command, not allowed, or not called as its usage says."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    outcome: Outcome
-    text: str
 
 
 class Dispatch:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.bot.control import COMMAND_TIMEOUT_S, connect
-from bridge.bot.dispatch import Outcome
 from bridge.errors import Unavailable
+from bridge.ports.command import Outcome
 
 MAX_ANSWER_BYTES = 4_000_000
 NOT_RUNNING = "the gateway is not running"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Protocol
 
 from bridge.ids import RoomId, UserId
@@ -53,6 +53,19 @@ class CommandInfo:
     arguments: tuple[Argument, ...] = ()
 
 
+class Outcome(StrEnum):
+    DONE = "done"
+    FAILED = "failed"
+    MISUSED = "misused"
+    """No such command, not allowed, or not called as its usage says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    outcome: Outcome
+    text: str
+
+
 class CommandTable(Protocol):
     def commands(self) -> Sequence[CommandInfo]:
         """All of them, in the order of the help."""
@@ -62,7 +75,7 @@ class CommandTable(Protocol):
         """What this person may use."""
         ...
 
-    async def run(self, caller: Caller, line: str) -> str:
+    async def answer(self, caller: Caller, line: str) -> Answer:
         """Carries out one line and answers in words; never raises for what a person typed."""
         ...
 

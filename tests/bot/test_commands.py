@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.bot.dispatch import Outcome
 from bridge.ids import RoomId, UserId
-from bridge.ports.command import Caller
+from bridge.ports.command import Caller, Outcome
 from tests.support.bot import (
     ADMIN,
     ALICE,

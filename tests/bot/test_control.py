@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from bridge.bot.control import MAX_CONNECTIONS, MAX_LINE_BYTES, Control, connect, listen
-from bridge.bot.dispatch import Answer, Outcome
 from bridge.cli import admin
 from bridge.errors import Misconfigured, Unavailable
 from bridge.ids import UserId
-from bridge.ports.command import Caller
+from bridge.ports.command import Answer, Caller, Outcome
 
 OPERATOR = Caller(user_id=UserId("@isthmus:gw.example"), is_operator=True)
 

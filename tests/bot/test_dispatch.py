@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from bridge.adapters.xmpp.adapter import XmppAddresses
 from bridge.bot.context import Command, Context
-from bridge.bot.dispatch import Dispatch, Outcome
+from bridge.bot.dispatch import Dispatch
 from bridge.errors import NotFound, Refused, Unavailable
 from bridge.ids import UserId
 from bridge.policy.rights import Rights
-from bridge.ports.command import Argument, Caller, CommandInfo
+from bridge.ports.command import Argument, Caller, CommandInfo, Outcome
 from tests.support.bot import ADMIN, GATEWAY, JULIET, NOBODY, NoRooms, bench
 
 CALLER = Caller(user_id=UserId("@juliet=40capulet.lit:gw.example"))

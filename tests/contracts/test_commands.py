@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from bridge.bot.commands import COMMANDS
 from bridge.bot.context import Command
-from bridge.bot.dispatch import Dispatch, Outcome
+from bridge.bot.dispatch import Dispatch
 from bridge.ids import RoomId
-from bridge.ports.command import Caller, Level
+from bridge.ports.command import Caller, Level, Outcome
 from tests.support.bot import ADMIN, ALICE, JULIET, NOBODY, NoRooms, bench
 
 CALLERS = [

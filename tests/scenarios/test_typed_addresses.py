@@ -19,7 +19,7 @@ from bridge.demo.people import NotSeen, XmppPerson
 from bridge.demo.servers import Prosody
 from bridge.errors import Refused
 from bridge.ids import ServerName
-from bridge.ports.command import Argument, Caller, CommandInfo
+from bridge.ports.command import Answer, Argument, Caller, CommandInfo, Outcome
 from bridge.storage.database import Database
 from tests.support.identity import make_resolver
 from tests.support.listener import ScriptedListener
@@ -54,8 +54,8 @@ class Table:
     def commands_of(self, caller: Caller) -> Sequence[CommandInfo]:
         return self.commands()[:1]
 
-    async def run(self, caller: Caller, line: str) -> str:
-        return f"{caller.user_id} wrote:\n{line}"
+    async def answer(self, caller: Caller, line: str) -> Answer:
+        return Answer(outcome=Outcome.DONE, text=f"{caller.user_id} wrote:\n{line}")
 
     async def greet(self, caller: Caller) -> str:
         return f"Hello {caller.user_id}"

@@ -20,7 +20,7 @@ from bridge.ports.chat import (
     RoomSubject,
     RoomView,
 )
-from bridge.ports.command import Caller, CommandInfo
+from bridge.ports.command import Answer, Caller, CommandInfo, Outcome
 from bridge.ports.matrix import Member, RoomInfo
 
 NOW_MS = 1_750_000_000_000
@@ -281,6 +281,6 @@ class LeaveOnly:
     async def greet(self, caller: Caller) -> str:
         return f"Hello {caller.user_id}, I am the bot."
 
-    async def run(self, caller: Caller, line: str) -> str:
+    async def answer(self, caller: Caller, line: str) -> Answer:
         self.called.append((caller, line))
-        return "You have left the room."
+        return Answer(outcome=Outcome.DONE, text="You have left the room.")

@@ -4,7 +4,6 @@ sense there.
 Without arguments a command is done in one step; with arguments a form asks for them first. The
 session of a form belongs to the client that began it. The answer is a note, and where it has
 several lines a form of type result, too.
-Deviates: XEP-0050, 4.2: the table answers in words, so a failure is a note of type info as well.
 Spec: XEP-0050, 2, 3 and 4; XEP-0004, 3; XEP-0030, 4.
 """
 
@@ -30,7 +29,7 @@ from bridge.adapters.xmpp.namespaces import (
 from bridge.adapters.xmpp.xmltext import xml_text
 from bridge.clock import Clock
 from bridge.errors import BadInput
-from bridge.ports.command import Argument, Caller, CommandInfo, CommandTable
+from bridge.ports.command import Argument, Caller, CommandInfo, CommandTable, Outcome
 
 MAX_SESSIONS: Final = 500
 MAX_SESSIONS_OF_ONE: Final = 10
@@ -145,10 +144,11 @@ class AdHoc:
     async def _finish(
         self, request: Stanza, node: str, session: str, caller: Caller, line: str
     ) -> ET.Element:
-        text = await self._table.run(caller, line)
+        said = await self._table.answer(caller, line)
         answer = _answer(request, node, session, "completed")
-        add(answer[0], COMMANDS, "note", xml_text(text)).set("type", "info")
-        lines = text.splitlines()
+        kind = "info" if said.outcome is Outcome.DONE else "error"
+        add(answer[0], COMMANDS, "note", xml_text(said.text)).set("type", kind)
+        lines = said.text.splitlines()
         if len(lines) > 1:
             _add_lines(answer[0], lines)
         return answer

@@ -11,7 +11,7 @@ import pytest
 from bridge.adapters.xmpp import commands as commands_module
 from bridge.adapters.xmpp.commands import SESSION_MS, AdHoc
 from bridge.ids import RoomId, UserId
-from bridge.ports.command import Argument, Caller, CommandInfo
+from bridge.ports.command import Answer, Argument, Caller, CommandInfo, Outcome
 from tests.support.clock import FakeClock, settle
 from tests.support.wire import incoming
 
@@ -42,7 +42,7 @@ class Table:
 
     def __init__(self) -> None:
         self.called: list[tuple[Caller, str]] = []
-        self.answer = "Done."
+        self.text, self.outcome = "Done.", Outcome.DONE
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -52,10 +52,10 @@ class Table:
     def commands_of(self, caller: Caller) -> Sequence[CommandInfo]:
         return COMMANDS[:3]
 
-    async def run(self, caller: Caller, line: str) -> str:
+    async def answer(self, caller: Caller, line: str) -> Answer:
         await self.gate.wait()
         self.called.append((caller, line))
-        return self.answer
+        return Answer(outcome=self.outcome, text=self.text)
 
     async def greet(self, caller: Caller) -> str:
         return "Hello."
@@ -160,8 +160,14 @@ async def test_a_command_without_arguments_is_done_at_once(face: Face) -> None:
     assert face.table.called == [(ROMEO, "help")]
 
 
+async def test_what_did_not_work_is_an_error_in_the_answer(face: Face) -> None:
+    face.table.text, face.table.outcome = "That did not work.", Outcome.FAILED
+    answer = await face.run("node='help'")
+    assert state(answer) == ("completed", "session1", [("error", "That did not work.")])
+
+
 async def test_an_answer_of_several_lines_is_a_form_of_lines_too(face: Face) -> None:
-    face.table.answer = "one\ntwo"
+    face.table.text = "one\ntwo"
     answer = await face.run("node='help' action='execute'")
     assert state(answer)[2] == [("info", "one\ntwo")]
     form = answer.find(f".//{FORM}x")
