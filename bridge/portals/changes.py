@@ -173,7 +173,7 @@ class Changes:
         await self._notices.tell_room(
             room_id=room_id,
             sender=self._backend.bot,
-            text=f"{name}: {reason}. What they write here does not reach {portal.chat}.",
+            text=f"{name}: {reason.rstrip('.')}. They are not in {portal.chat} now.",
             cause=f"removed/{cause}",
             trace=trace,
         )

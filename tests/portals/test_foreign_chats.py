@@ -330,9 +330,11 @@ async def test_a_message_of_the_past_keeps_its_time_and_moves_the_position(world
     assert event.origin_server_ts == at_ms
     found = await world.database.read(lambda tx: chat_rows.find(tx, adapter="loopback", chat=TEA))
     assert (found.archive_id, found.archive_ms) == ("a7", at_ms)
-    await world.chat.say_in_chat(TEA, JULIET, "again", archive_id="a7", at_ms=at_ms + 1)
+    await world.chat.say_in_chat(TEA, JULIET, "later", archive_id="a8", at_ms=at_ms + 1)
+    # One that comes again, out of its order, takes nothing back.
+    await world.chat.say_in_chat(TEA, JULIET, "earlier", archive_id="a7", at_ms=at_ms)
     found = await world.database.read(lambda tx: chat_rows.find(tx, adapter="loopback", chat=TEA))
-    assert found.archive_ms == at_ms + 1
+    assert (found.archive_id, found.archive_ms) == ("a8", at_ms + 1)
 
 
 async def test_a_chat_without_a_room_is_not_listened_to(world: World) -> None:

@@ -549,7 +549,7 @@ async def test_who_is_kicked_from_the_chat_is_named_where_the_bot_may_not_kick(
     assert await world.membership(room_id, ALICE) == "join"
     assert await world.membership(room_id, BOB) == "leave"
     assert (await world.bodies(room_id, BOT))[-1].endswith(
-        f"Banned from {TEA} by Juliet. What they write here does not reach {TEA}."
+        f"Banned from {TEA} by Juliet. They are not in {TEA} now."
     )
 
 
