@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 from bridge.ids import RoomVersionId
 
@@ -27,6 +28,12 @@ class EventFormatRules:
     """`redacts` of a redaction stands in `content`, not at the top level. From 11."""
     max_prev_events: int = 20
     max_auth_events: int = 10
+    url_safe_event_ids: bool = True
+    """Event IDs are hashes in the URL-safe alphabet; before 4 in the standard one.
+    Spec: rooms/v3 and rooms/v4, event IDs."""
+    strict_json: bool = True
+    """Only canonical JSON is taken; before 6, floats and integers of 64 bits are taken as well.
+    Spec: rooms/v3, canonical JSON; rooms/v6, canonical JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,16 +70,25 @@ class AuthRules:
     """Join rules by which a member with the right to invite may vouch for a join. From 8."""
     knock_rules: frozenset[str]
     """Join rules that let people knock. From 7."""
+    aliases_by_server: bool = False
+    """`m.room.aliases` is each server's own under its name, whoever sends it. Until 5 (rule 4)."""
+    check_notifications: bool = True
+    """Nobody changes levels of `notifications` above their own. From 6 (rules 9.4 and 9.5)."""
+    integer_levels: bool = True
+    """Power levels are integers; before 10, strings that are integers, and floats, count too.
+    Spec: rooms/v3, deprecated event content schemas; rooms/v10, rules 9.1 to 9.3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateResolutionRules:
-    """Version 2 of the algorithm and its refinement 2.1. Spec: rooms/v2 and rooms/v12."""
+    """Which algorithm, and the refinement 2.1 of the second. Spec: rooms/v1, v2 and v12."""
 
     starts_empty: bool
     """The first iterative auth checks begin with an empty state map (2.1)."""
     conflicted_subgraph: bool
     """The full conflicted set includes the conflicted state subgraph (2.1)."""
+    algorithm: Literal["v1", "v2"] = "v2"
+    """`v1` knows nothing of the other fields. Spec: rooms/v1 and rooms/v2, state resolution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
