@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.engine.canonical import MAX_INTEGER, JsonObject, check_canonical
+from bridge.engine.format import max_integer
 from bridge.engine.hashes import content_hash
 from bridge.engine.keys import SigningKey
 from bridge.engine.pdu import Pdu
@@ -45,9 +46,9 @@ class PrevEvent:
     depth: int
 
 
-def next_depth(depths: Sequence[int]) -> int:
-    """One more than the deepest, capped at the largest canonical integer; 1 for the first."""
-    return min(max(depths, default=0) + 1, MAX_INTEGER)
+def next_depth(depths: Sequence[int], limit: int = MAX_INTEGER) -> int:
+    """One more than the deepest, capped at the largest depth; 1 for the first."""
+    return min(max(depths, default=0) + 1, limit)
 
 
 def event_template(
@@ -65,7 +66,7 @@ def event_template(
         "sender": draft.sender,
         "content": content,
         "origin_server_ts": origin_server_ts,
-        "depth": next_depth([prev.depth for prev in prev_events]),
+        "depth": next_depth([prev.depth for prev in prev_events], max_integer(version)),
         "prev_events": [prev.event_id for prev in prev_events],
         "auth_events": list(auth_events),
     }
@@ -92,6 +93,9 @@ def build_pdu(
     origin_server_ts: int,
 ) -> Pdu:
     """A signed PDU. Raises `BadInput` when the draft breaks a format or size limit."""
+    if not version.event_format.strict_json:
+        # What others may send, we need not.
+        check_canonical(draft.content)
     template = event_template(
         draft,
         prev_events=prev_events,
@@ -112,8 +116,9 @@ def complete(template: object, *, version: RoomVersion, key: SigningKey, server:
         raise BadInput("an event template is a JSON object")
     dropped = ("event_id", "unsigned", "signatures", "hashes")
     json: JsonObject = {name: value for name, value in template.items() if name not in dropped}
-    check_canonical(json)
-    json["hashes"] = {"sha256": content_hash(json)}
+    strict = version.event_format.strict_json
+    check_canonical(json, strict=strict)
+    json["hashes"] = {"sha256": content_hash(json, strict=strict)}
     return Pdu.parse(sign_event(json, version, server=server, key=key), version)
 
 

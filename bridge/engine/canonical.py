@@ -3,11 +3,15 @@
 The strict check runs over the parsed value: integers in range, no floats, string keys, bounded
 depth. orjson itself refuses NaN, infinities and lone surrogates; integers beyond 64 bits come out
 of it as floats, which the check refuses; of duplicate keys the last wins.
-Spec: appendices, canonical JSON; rooms/v6, canonical JSON.
+Events of room versions before 6 need not be canonical: `strict=False` takes floats and integers of
+64 bits, and writes them as the specification's own example and the established servers do.
+Spec: appendices, canonical JSON; rooms/v3 and rooms/v6, canonical JSON.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any, TypeAlias
 
 import orjson
@@ -18,6 +22,8 @@ JsonObject: TypeAlias = dict[str, Any]
 """A parsed JSON object. Shared and never changed in place; copy before changing."""
 
 MAX_INTEGER = 2**53 - 1
+MAX_LENIENT_INTEGER = 2**63 - 1
+"""In room versions that do not enforce canonical JSON. Spec: PDU schema of rooms/v3, depth."""
 MAX_DEPTH = 100
 """Nesting of objects and arrays. orjson stops at 1024; nothing real is near either."""
 
@@ -32,8 +38,12 @@ def parse_json(data: bytes, *, max_bytes: int) -> Any:
         raise BadInput(f"not JSON: {exc}", errcode="M_NOT_JSON") from exc
 
 
-def check_canonical(value: object) -> None:
-    """Raise `BadInput` unless the value has a canonical form. `bool` is no integer."""
+def check_canonical(value: object, *, strict: bool = True) -> None:
+    """Raise `BadInput` unless the value has a canonical form. `bool` is no integer.
+
+    Not `strict`: floats that are finite and integers of 64 bits pass as well.
+    """
+    largest = MAX_INTEGER if strict else MAX_LENIENT_INTEGER
     # An explicit stack: the input chooses its depth, and must not choose ours.
     stack: list[tuple[object, int]] = [(value, 0)]
     while stack:
@@ -44,7 +54,7 @@ def check_canonical(value: object) -> None:
             _check_text(item)
         elif kind is int:
             assert isinstance(item, int)
-            if not -MAX_INTEGER <= item <= MAX_INTEGER:
+            if not -largest <= item <= largest:
                 raise BadInput("integer out of the range of canonical JSON")
         elif kind is dict:
             assert isinstance(item, dict)
@@ -61,6 +71,9 @@ def check_canonical(value: object) -> None:
                 raise BadInput(f"JSON nested deeper than {MAX_DEPTH}")
             stack.extend((inner, depth + 1) for inner in item)
         elif kind is float:
+            assert isinstance(item, float)
+            if not strict and math.isfinite(item):
+                continue
             raise BadInput("numbers with fraction or exponent are not canonical JSON")
         elif item is not None and kind is not bool:
             raise BadInput(f"{kind.__name__} is no JSON value")
@@ -74,11 +87,18 @@ def _check_text(text: str) -> None:
             raise BadInput("lone surrogate in a string") from exc
 
 
-def encode_canonical(value: object) -> bytes:
+def encode_canonical(value: object, *, strict: bool = True) -> bytes:
     """Shortest UTF-8 form, keys sorted by code point. Does not run `check_canonical`.
 
-    orjson sorts keys by their UTF-8 bytes, which is the order of code points.
+    orjson sorts keys by their UTF-8 bytes, which is the order of code points. Not `strict`: what is
+    not canonical may be there, and is written so that hashes and signatures agree.
     """
+    if not strict:
+        # orjson writes 1e+16 as 1e16. The specification's example is this very call.
+        text = json.dumps(
+            value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
+        )
+        return text.encode()
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as exc:

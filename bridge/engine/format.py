@@ -6,7 +6,12 @@ others keep becomes a gap. Spec: rooms/vN, event format; client-server API, size
 
 from __future__ import annotations
 
-from bridge.engine.canonical import MAX_INTEGER, JsonObject, encode_canonical
+from bridge.engine.canonical import (
+    MAX_INTEGER,
+    MAX_LENIENT_INTEGER,
+    JsonObject,
+    encode_canonical,
+)
 from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput
 from bridge.ids import parse_event_id, parse_room_id, parse_user_id
@@ -26,8 +31,9 @@ def check_format(json: JsonObject, version: RoomVersion) -> None:
     if "room_id" in json or not is_rootless_create(json, version):
         parse_room_id(json.get("room_id"))
     _object(json, "content")
-    _check_integer(json, "origin_server_ts")
-    if _check_integer(json, "depth") < 0:
+    largest = max_integer(version)
+    _check_integer(json, "origin_server_ts", largest)
+    if _check_integer(json, "depth", largest) < 0:
         raise BadInput("depth is negative")
     _check_links(json, "prev_events", version.event_format.max_prev_events)
     _check_links(json, "auth_events", version.event_format.max_auth_events)
@@ -43,6 +49,11 @@ def check_size(json: JsonObject) -> None:
     counted = {name: value for name, value in json.items() if name != "unsigned"}
     if len(encode_canonical(counted)) > MAX_PDU_BYTES:
         raise BadInput(f"event over {MAX_PDU_BYTES} bytes", errcode="M_TOO_LARGE")
+
+
+def max_integer(version: RoomVersion) -> int:
+    """The largest integer, and so the largest depth, of the version's events."""
+    return MAX_INTEGER if version.event_format.strict_json else MAX_LENIENT_INTEGER
 
 
 def is_rootless_create(json: JsonObject, version: RoomVersion) -> bool:
@@ -69,9 +80,9 @@ def _check_bytes(text: str, name: str) -> None:
         raise BadInput(f"{name} over {MAX_KEY_BYTES} bytes")
 
 
-def _check_integer(json: JsonObject, name: str) -> int:
+def _check_integer(json: JsonObject, name: str, largest: int) -> int:
     value = json.get(name)
-    if type(value) is not int or not -MAX_INTEGER <= value <= MAX_INTEGER:
+    if type(value) is not int or not -largest <= value <= largest:
         raise BadInput(f"{name} is not an integer in range")
     return value
 

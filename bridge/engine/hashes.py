@@ -1,6 +1,6 @@
 """Content hashes, reference hashes, event IDs, and the redaction they rest on.
 
-Spec: S2S, signing events; rooms/v4, event IDs; rooms/vN, redactions.
+Spec: S2S, signing events; rooms/v3 and rooms/v4, event IDs; rooms/vN, redactions.
 """
 
 from __future__ import annotations
@@ -45,20 +45,23 @@ def _keep(content: JsonObject, kept: KeptContent | None) -> JsonObject:
     return result
 
 
-def content_hash(json: JsonObject) -> str:
-    """SHA-256 over everything but `unsigned`, `signatures`, `hashes`; unpadded Base64."""
+def content_hash(json: JsonObject, *, strict: bool = True) -> str:
+    """SHA-256 over everything but `unsigned`, `signatures`, `hashes`; unpadded Base64.
+
+    `strict`: the room version's `strict_json`.
+    """
     hashed = {name: value for name, value in json.items() if name not in _NOT_HASHED}
-    return encode_base64(hashlib.sha256(encode_canonical(hashed)).digest())
+    return encode_base64(hashlib.sha256(encode_canonical(hashed, strict=strict)).digest())
 
 
-def check_content_hash(json: JsonObject) -> bool:
+def check_content_hash(json: JsonObject, *, strict: bool = True) -> bool:
     """Whether `hashes.sha256` is the content's. False where there is none."""
     hashes = json.get("hashes")
     claimed = hashes.get("sha256") if isinstance(hashes, dict) else None
     if not isinstance(claimed, str):
         return False
     try:
-        return decode_base64(claimed) == decode_base64(content_hash(json))
+        return decode_base64(claimed) == decode_base64(content_hash(json, strict=strict))
     except BadInput:
         return False
 
@@ -66,7 +69,8 @@ def check_content_hash(json: JsonObject) -> bool:
 def signed_bytes(json: JsonObject, version: RoomVersion) -> bytes:
     """What signatures and the reference hash cover: redacted, without signatures and unsigned."""
     redacted = redact(json, version)
-    return encode_canonical({k: v for k, v in redacted.items() if k not in _NOT_SIGNED})
+    covered = {k: v for k, v in redacted.items() if k not in _NOT_SIGNED}
+    return encode_canonical(covered, strict=version.event_format.strict_json)
 
 
 def reference_hash(json: JsonObject, version: RoomVersion) -> bytes:
@@ -75,6 +79,8 @@ def reference_hash(json: JsonObject, version: RoomVersion) -> bytes:
 
 
 def event_id_of(json: JsonObject, version: RoomVersion) -> EventId:
-    """`$` and the reference hash in URL-safe unpadded Base64."""
-    digest = base64.urlsafe_b64encode(reference_hash(json, version)).rstrip(b"=")
-    return EventId("$" + digest.decode("ascii"))
+    """`$` and the reference hash in unpadded Base64, URL-safe where the version says so."""
+    digest = reference_hash(json, version)
+    if not version.event_format.url_safe_event_ids:
+        return EventId("$" + encode_base64(digest))
+    return EventId("$" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii"))

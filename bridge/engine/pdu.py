@@ -42,7 +42,7 @@ class Pdu:
         if not isinstance(json, dict):
             raise BadInput("an event is a JSON object")
         own: JsonObject = {name: json[name] for name in json if name not in _NOT_OWN}
-        check_canonical(own)
+        check_canonical(own, strict=version.event_format.strict_json)
         check_format(own, version)
         check_size(own)
         event_id = event_id_of(own, version)

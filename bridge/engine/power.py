@@ -1,10 +1,13 @@
 """Power levels as the rules read them, defaults and version 12 creators included.
 
-Spec: client-server API, m.room.power_levels; rooms/v12, authorisation rules.
+Before version 10 a level may be a string or a float (`read_level`).
+Spec: client-server API, m.room.power_levels; rooms/v3, deprecated event content schemas; rooms/v12,
+authorisation rules.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,6 +27,37 @@ _DEFAULTS: Final[Mapping[str, int]] = {
     "redact": 50,
     "invite": 0,
 }
+
+
+MAX_LEVEL_DIGITS: Final = 400
+"""Of a level that is a string, leading zeros aside: the largest double has 309."""
+
+
+def read_level(value: object, *, integers_only: bool) -> int | None:
+    """A power level as it counts, None for what is none. `bool` is no level.
+
+    Unless `integers_only`: strings that are integers in base 10, with sign, zeros and white space
+    around, and floats, which lose their fraction. Spec: rooms/v3, deprecated event content schemas.
+    """
+    if type(value) is int:
+        return value
+    if integers_only:
+        return None
+    if isinstance(value, str):
+        return _integer_of(value.strip())
+    if isinstance(value, float) and math.isfinite(value):
+        return int(value)
+    return None
+
+
+def _integer_of(text: str) -> int | None:
+    digits = text[1:] if text.startswith(("+", "-")) else text
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    digits = digits.lstrip("0") or "0"
+    if len(digits) > MAX_LEVEL_DIGITS:
+        return None
+    return -int(digits) if text.startswith("-") else int(digits)
 
 
 def creators_of(create: Pdu) -> frozenset[UserId]:
@@ -48,6 +82,7 @@ class PowerLevels:
     creators: frozenset[UserId]
     privileged_creators: bool
     has_event: bool
+    integer_levels: bool = True
 
     @classmethod
     def of(cls, power_levels: Pdu | None, create: Pdu | None) -> PowerLevels:
@@ -57,6 +92,7 @@ class PowerLevels:
             creators=frozenset() if create is None else creators_of(create),
             privileged_creators=create is not None and create.version.auth.privileged_creators,
             has_event=power_levels is not None,
+            integer_levels=power_levels is None or power_levels.version.auth.integer_levels,
         )
 
     def user(self, user_id: str) -> int:
@@ -65,16 +101,16 @@ class PowerLevels:
             return INFINITE
         if not self.has_event:
             return 100 if user_id in self.creators else 0
-        return _level(_object(self.content, "users"), user_id, self.users_default)
+        return self._level(_object(self.content, "users"), user_id, self.users_default)
 
     def event(self, event_type: str, *, is_state: bool) -> int:
         """The level required to send this type."""
         default = self.named("state_default" if is_state else "events_default")
-        return _level(_object(self.content, "events"), event_type, default)
+        return self._level(_object(self.content, "events"), event_type, default)
 
     def named(self, name: str) -> int:
         """One of the levels of the top level, such as `ban`, or its default."""
-        return _level(self.content, name, _DEFAULTS[name])
+        return self._level(self.content, name, _DEFAULTS[name])
 
     @property
     def users_default(self) -> int:
@@ -99,7 +135,7 @@ class PowerLevels:
     @property
     def notify_room(self) -> int:
         """The level to notify the whole room."""
-        return _level(_object(self.content, "notifications"), "room", 50)
+        return self._level(_object(self.content, "notifications"), "room", 50)
 
     def may_send(self, user_id: str, event_type: str, *, is_state: bool = False) -> bool:
         return self.user(user_id) >= self.event(event_type, is_state=is_state)
@@ -120,13 +156,12 @@ class PowerLevels:
     def may_notify_room(self, user_id: str) -> bool:
         return self.user(user_id) >= self.notify_room
 
+    def _level(self, levels: Mapping[str, Any], name: str, default: int) -> int:
+        # Accepted events hold levels only where the rules look; anything else counts as not set.
+        level = read_level(levels.get(name), integers_only=self.integer_levels)
+        return default if level is None else level
+
 
 def _object(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = content.get(name)
     return value if isinstance(value, dict) else {}
-
-
-def _level(levels: Mapping[str, Any], name: str, default: int) -> int:
-    value = levels.get(name)
-    # Accepted events hold integers only; anything else counts as not set.
-    return value if type(value) is int else default

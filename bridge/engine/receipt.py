@@ -73,7 +73,8 @@ def check_signatures_and_hash(pdu: Pdu, keys: KeysByServer, *, now_ms: int) -> P
     """
     for server in sorted(required_signers(pdu)):
         _check_server(pdu, server, keys.get(server, {}), now_ms)
-    return pdu if check_content_hash(pdu.json) else pdu.redacted()
+    strict = pdu.version.event_format.strict_json
+    return pdu if check_content_hash(pdu.json, strict=strict) else pdu.redacted()
 
 
 def _check_server(

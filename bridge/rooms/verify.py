@@ -59,7 +59,7 @@ class Verifier:
             found = keys.setdefault(server, {})
             for key_id in sorted(key_ids)[:MAX_KEYS_PER_SERVER]:
                 try:
-                    text = await self._find_key(server, key_id, pdu.origin_server_ts)
+                    text = await self._find_key(server, key_id, _needed_until(pdu))
                 except Unavailable as exc:
                     problem = exc
                     continue
@@ -117,7 +117,7 @@ class Verifier:
         for pdu in pdus:
             for server, key_ids in keys_to_fetch(pdu).items():
                 for key_id in sorted(key_ids)[:MAX_KEYS_PER_SERVER]:
-                    at = max(wanted.get((server, key_id), 0), pdu.origin_server_ts)
+                    at = max(wanted.get((server, key_id), 0), _needed_until(pdu))
                     wanted[server, key_id] = at
         if len(wanted) < 2:
             return ()
@@ -138,3 +138,8 @@ class Verifier:
         except TimeoutError:
             log.warning("keys did not come in time", servers=len(late))
         return late
+
+
+def _needed_until(pdu: Pdu) -> int:
+    """The time at which the key must count; 0 where the version does not look at it."""
+    return pdu.origin_server_ts if pdu.version.signing.enforce_key_validity else 0

@@ -21,8 +21,13 @@ BOB = UserId("@bob:b.example")
 CAROL = UserId("@carol:c.example")
 DAVE = UserId("@dave:a.example")
 
-VERSION_IDS = ("10", "11", "12", "I.1")
 START_MS = 1_700_000_000_000
+VERSION_IDS = ("3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "I.1")
+
+
+def since(version_id: str, number: int) -> bool:
+    """Whether what came with that version holds in this one. I.1 is version 10 in these things."""
+    return int(version_id.replace("I.1", "10")) >= number
 
 
 def key_of(server: ServerName) -> SigningKey:

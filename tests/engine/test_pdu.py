@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,21 @@ from hypothesis import strategies as st
 from bridge.engine.canonical import encode_canonical
 from bridge.engine.format import MAX_PDU_BYTES
 from bridge.engine.hashes import check_content_hash, content_hash, event_id_of
+from bridge.engine.keys import SigningKey, encode_base64
 from bridge.engine.pdu import Pdu
 from bridge.engine.power import PowerLevels
 from bridge.engine.redaction import may_apply_redaction, redact, redact_pdu
-from bridge.engine.signing import check_pdu_signature
+from bridge.engine.signing import check_pdu_signature, sign_event
 from bridge.engine.versions import RoomVersion, get_version
 from bridge.errors import BadInput
 from bridge.ids import EventId, KeyId, ServerName, UserId
-from tests.engine.rooms import ALICE, BOB, CAROL, DAVE, VERSION_IDS, public_room
+from tests.engine.rooms import ALICE, BOB, CAROL, DAVE, VERSION_IDS, public_room, since
 from tests.engine.test_canonical import canonical_values
 
 I_1 = json.loads((Path(__file__).parents[1] / "vectors" / "I.1-vectors.json").read_text("utf-8"))
 ID = "$" + "A" * 43
 V10 = get_version("10")
+KEY = SigningKey.from_seed("1", b"k" * 32)
 
 
 def event(version: RoomVersion = V10, **changes: Any) -> dict[str, Any]:
@@ -175,10 +179,17 @@ def test_malformed_unsigned_goes_and_the_event_stays(unsigned: Any) -> None:
 
 
 @pytest.mark.parametrize("version_id", VERSION_IDS)
-def test_power_levels_beyond_canonical_integers_are_bad_json(version_id: str) -> None:
+def test_power_levels_beyond_canonical_integers_are_bad_json_from_version_6(
+    version_id: str,
+) -> None:
     version = get_version(version_id)
     levels = {"type": "m.room.power_levels", "state_key": ""}
     parse(event(version, content={"ban": 2**53 - 1}, **levels), version_id)
+    if not since(version_id, 6):
+        parse(event(version, content={"ban": 2**53, "kick": 0.5}, **levels), version_id)
+        with pytest.raises(BadInput):
+            parse(event(version, content={"ban": 2**63}, **levels), version_id)
+        return
     with pytest.raises(BadInput) as caught:
         parse(event(version, content={"ban": 2**53}, **levels), version_id)
     assert caught.value.errcode == "M_BAD_JSON"
@@ -202,6 +213,46 @@ def test_redacts_stands_where_the_version_keeps_it(version_id: str) -> None:
     assert ("redacts" in pdu.content, "redacts" in pdu.json) == (in_content, not in_content)
     assert ("redacts" in redact_pdu(pdu).content) is in_content
     assert "redacts" not in redact_pdu(pdu).json
+
+
+# Before version 6 nothing has to be canonical JSON
+
+
+@pytest.mark.parametrize("version_id", ["3", "4", "5"])
+def test_before_version_6_integers_have_64_bits(version_id: str) -> None:
+    version = get_version(version_id)
+    top = 2**63 - 1
+    pdu = parse(event(depth=top, origin_server_ts=top, content={"n": -top}), version_id)
+    assert (pdu.depth, pdu.origin_server_ts) == (top, top)
+    assert Pdu.trusted(json.loads(pdu.canonical()), version, pdu.event_id).json == pdu.json
+    for changes in ({"depth": top + 1}, {"depth": 1.0}, {"content": {"n": math.inf}}):
+        with pytest.raises(BadInput):
+            parse(event(**changes), version_id)
+
+
+@pytest.mark.parametrize("version_id", ["3", "4", "5"])
+def test_floats_are_hashed_as_the_specification_s_example_writes_them(version_id: str) -> None:
+    version = get_version(version_id)
+    content = {"users": {ALICE: 1e16, BOB: 50.57, CAROL: 1e-7, DAVE: 2**60}, "x": "é\x7f\n"}
+    levels = event(type="m.room.power_levels", state_key="", content=content)
+    hashed = {k: v for k, v in levels.items() if k not in ("hashes", "signatures")}
+    text = json.dumps(hashed, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    levels["hashes"] = {"sha256": encode_base64(hashlib.sha256(text.encode()).digest())}
+    pdu = parse(levels, version_id)
+    assert check_content_hash(pdu.json, strict=False)
+    signed = sign_event(levels, version, server=ServerName("a.example"), key=KEY)
+    covered = {k: v for k, v in redact(levels, version).items() if k != "signatures"}
+    text = json.dumps(covered, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    assert signed["signatures"]["a.example"][KEY.key_id] == KEY.sign(text.encode())
+
+
+def test_event_ids_are_url_safe_from_version_4_and_not_in_version_3() -> None:
+    ids = {version_id: set[str]() for version_id in VERSION_IDS}
+    for version_id, characters in ids.items():
+        for depth in range(40):
+            characters.update(parse(event(depth=depth), version_id).event_id[1:])
+    assert {"+", "/"} <= ids.pop("3") - {"-", "_"}
+    assert all({"-", "_"} <= characters - {"+", "/"} for characters in ids.values())
 
 
 # Redaction
@@ -228,34 +279,34 @@ def kept(version_id: str, kind: str, content: dict[str, Any]) -> Any:
 
 def test_redacted_power_levels_lack_invite_until_version_10_and_i_1() -> None:
     for version_id in VERSION_IDS:
-        gone = {"notifications", "other"} | ({"invite"} if version_id in ("10", "I.1") else set())
+        gone = {"notifications", "other"} | (set() if since(version_id, 11) else {"invite"})
         content = kept(version_id, "m.room.power_levels", FULL_POWER)
         assert content.keys() == FULL_POWER.keys() - gone
 
 
 def test_redacted_create_lacks_room_version_until_version_10_and_i_1() -> None:
     content = {"creator": ALICE, "room_version": "x", "m.federate": False}
-    for version_id in ("10", "I.1"):
-        assert kept(version_id, "m.room.create", content) == {"creator": ALICE}
-    for version_id in ("11", "12"):
-        assert kept(version_id, "m.room.create", content) == content
+    for version_id in VERSION_IDS:
+        expected = content if since(version_id, 11) else {"creator": ALICE}
+        assert kept(version_id, "m.room.create", content) == expected
 
 
-def test_redacted_member_events_keep_the_signed_part_from_version_11() -> None:
+def test_redacted_member_events_keep_the_voucher_from_9_and_the_signed_part_from_11() -> None:
     content = {
         "membership": "invite",
         "displayname": "B",
         "join_authorised_via_users_server": ALICE,
         "third_party_invite": {"display_name": "b", "signed": {"token": "t"}},
     }
-    always = {"membership": "invite", "join_authorised_via_users_server": ALICE}
-    for version_id in ("10", "I.1"):
-        assert kept(version_id, "m.room.member", content) == always
-    for version_id in ("11", "12"):
-        signed = {"third_party_invite": {"signed": {"token": "t"}}}
-        assert kept(version_id, "m.room.member", content) == always | signed
-        odd = {"membership": "invite", "third_party_invite": "x"}
-        assert kept(version_id, "m.room.member", odd) == {"membership": "invite"}
+    odd = {"membership": "invite", "third_party_invite": "x"}
+    for version_id in VERSION_IDS:
+        expected: dict[str, Any] = {"membership": "invite"}
+        assert kept(version_id, "m.room.member", odd) == expected
+        if since(version_id, 9):
+            expected["join_authorised_via_users_server"] = ALICE
+        if since(version_id, 11):
+            expected["third_party_invite"] = {"signed": {"token": "t"}}
+        assert kept(version_id, "m.room.member", content) == expected
 
 
 @pytest.mark.parametrize("version_id", VERSION_IDS)
@@ -283,6 +334,10 @@ def test_redaction_keeps_these_content_keys(version_id: str, kind: str, keys: se
         "aliases": [],
         "public_key": "x",
     }
+    if kind == "m.room.join_rules" and not since(version_id, 8):
+        keys = {"join_rule"}
+    if kind == "m.room.aliases" and not since(version_id, 6):
+        keys = {"aliases"}
     assert kept(version_id, kind, content).keys() == keys
 
 
@@ -291,7 +346,7 @@ def test_top_level_keys_that_redaction_keeps_differ_from_version_11() -> None:
     more = {**old, "unsigned": {}, "redacts": "$x", "unknown": 1, "hub_server": "x"}
     for version_id in VERSION_IDS:
         keys = redact(event(**more), get_version(version_id)).keys()
-        assert keys & more.keys() == (old.keys() if version_id in ("10", "I.1") else set())
+        assert keys & more.keys() == (set() if since(version_id, 11) else old.keys())
 
 
 events = st.fixed_dictionaries(

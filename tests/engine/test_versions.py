@@ -9,7 +9,7 @@ from bridge.errors import BadInput
 
 
 def test_the_known_versions() -> None:
-    assert list(VERSIONS) == ["10", "11", "12", "I.1"]
+    assert list(VERSIONS) == ["3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "I.1"]
     assert all(version.id == version_id for version_id, version in VERSIONS.items())
 
 

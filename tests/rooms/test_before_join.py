@@ -6,16 +6,13 @@ import asyncio
 
 import pytest
 
-from bridge.engine.versions import VERSIONS
 from bridge.ids import EventId, RoomId, UserId
 from bridge.rooms.before_join import AGAIN_AFTER_S
 from bridge.storage import streams
 from bridge.storage.schema import stream_events
 from tests.support.clock import FakeClock
 from tests.support.network import Network, Server, trace
-from tests.support.talk import heard, make_room, say
-
-VERSION_IDS = sorted(VERSIONS)
+from tests.support.talk import VERSION_IDS, heard, make_room, say
 
 
 async def invited(

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.engine.versions import VERSIONS
 from bridge.errors import NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomAlias
 from bridge.ports.matrix import Profile
 from bridge.storage import streams
 from bridge.storage.schema import stream_events
 from tests.support.network import Network, Server, trace
-from tests.support.talk import heard, make_room, say
-
-VERSION_IDS = sorted(VERSIONS)
+from tests.support.talk import VERSION_IDS, heard, make_room, say
 
 
 @pytest.mark.parametrize("version", VERSION_IDS)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from bridge.engine.versions import VERSIONS
 from bridge.ids import EventId, RoomId, UserId
 from bridge.rooms.past import ENOUGH_MESSAGES, MAX_EVENTS, MAX_ROUNDS, MAX_STATE_REQUESTS
 from bridge.storage import events as event_rows
@@ -16,9 +15,7 @@ from bridge.storage.schema import stream_events
 from tests.backends.test_feed import feeding, until
 from tests.support.clock import FakeClock
 from tests.support.network import Network, Server, trace
-from tests.support.talk import heard, make_room, room_at, say
-
-VERSION_IDS = sorted(VERSIONS)
+from tests.support.talk import VERSION_IDS, heard, make_room, room_at, say
 
 
 async def room_with_past(

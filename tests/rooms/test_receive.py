@@ -10,9 +10,7 @@ from bridge.ids import EventId
 from bridge.rooms.load import RoomStates
 from bridge.rooms.network import Json
 from tests.support.network import Network, Server, trace
-from tests.support.talk import forge, heard, make_room, room_at, say, two_in_a_room
-
-VERSION_IDS = sorted(VERSIONS)
+from tests.support.talk import VERSION_IDS, forge, heard, make_room, room_at, say, two_in_a_room
 
 
 async def known(server: Server, event_id: EventId) -> str | None:

@@ -10,6 +10,9 @@ from bridge.ids import EventId, RoomId, RoomVersionId, UserId
 from bridge.rooms.load import Room, RoomStates, choose_auth_events
 from tests.support.network import Network, Server, trace
 
+VERSION_IDS = ("3", "6", "9", "10", "11", "12", "I.1")
+"""Room versions that differ in what a whole server does; tests/engine tries every one."""
+
 
 async def make_room(
     server: Server, version: str = "12", *, public: bool = True, creator: str = "maker"

@@ -1,4 +1,4 @@
-"""Rule 1: the create event. Spec: rooms/v10, v11 and v12, authorisation rules.
+"""Rule 1: the create event. Spec: rooms/v3, v11 and v12, authorisation rules.
 
 1. Any `prev_events`: reject.
 2. Until 11, the room ID's domain is not the sender's: reject. From 12, a `room_id`: reject.

@@ -1,14 +1,15 @@
 """The authorisation rules in their order. `check_auth` judges against a state, and
 `check_auth_events` judges the choice of auth events.
 
-Numbers are those of version 10 and 11; version 12 inserts one after the first.
+Numbers are those of versions 6 to 11; version 12 inserts one after the first. Versions 3 to 5 have
+one about `m.room.aliases` after the third.
 
 1. The create event by itself.   2. The auth events (`check_auth_events`), and from 12: the room ID
 names the create event.   3. `m.federate`.   4. Member events.   5. The sender is in the room.
 6. Third-party invites.   7. The level for the type.   8. State keys that are user IDs.
 9. Power levels.   10. Otherwise allow.
 
-Spec: rooms/v10, v11 and v12, authorisation rules.
+Spec: rooms/v3, v6, v7, v8, v10, v11 and v12, authorisation rules.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ def check_auth(pdu: Pdu, auth_state: AuthState) -> None:
     federate = create.content.get("m.federate")
     if federate is False and pdu.sender_server != create.sender_server:  # 3
         refuse("federate", "the room is not federated")
+    if pdu.type == "m.room.aliases" and pdu.version.auth.aliases_by_server:
+        _check_aliases(pdu)
+        return
     if pdu.type == "m.room.member":  # 4
         check_member(pdu, view)
         return
@@ -59,6 +63,14 @@ def check_auth(pdu: Pdu, auth_state: AuthState) -> None:
         refuse("state_key", "the state key is another user's ID")
     if pdu.type == "m.room.power_levels":  # 9
         check_power_levels(pdu, view)
+
+
+def _check_aliases(pdu: Pdu) -> None:
+    # Neither membership nor level of the sender matters.
+    if pdu.state_key is None:
+        refuse("aliases.state_key", "the aliases of a server are a state event")
+    if pdu.state_key != pdu.sender_server:
+        refuse("aliases.server", "the aliases are another server's")
 
 
 def check_auth_events(

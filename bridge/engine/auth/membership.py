@@ -1,11 +1,12 @@
-"""The rule about `m.room.member` (4 until version 11, 5 from 12), by membership.
+"""The rule about `m.room.member` (5 until version 5, 4 from 6 to 11, 5 from 12), by membership.
 
 1. No `state_key` or no `membership`: reject.
 2. `join_authorised_via_users_server`: that user's server must have signed; `engine.receipt` drops
    the event otherwise, before these rules. Here only: the value is a user ID.
 3. join   4. invite   5. leave   6. ban   7. knock   8. anything else: reject.
 
-Spec: rooms/v10, v11 and v12, authorisation rules.
+2 is from version 8 and 7 from version 7: before, a knock is an unknown membership.
+Spec: rooms/v3, v7, v8, v10, v11 and v12, authorisation rules.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def check_member(pdu: Pdu, view: AuthView) -> None:
             _check_leave(pdu, target, view)
         case "ban":
             _check_ban(pdu, target, view)
-        case "knock":
+        case "knock" if pdu.version.auth.knock_rules:
             _check_knock(pdu, target, view)
         case _:  # 8
             refuse("member.unknown", "the membership is unknown")
@@ -147,9 +148,13 @@ def _is_signed_by_any(signed: JsonObject, keys: list[str]) -> bool:
     )
 
 
+_PRESENT = ("invite", "join")
+
+
 def _check_leave(pdu: Pdu, target: str, view: AuthView) -> None:
     if pdu.sender == target:  # 5.1
-        if view.membership(target) not in ("invite", "join", "knock"):
+        present = ("invite", "join", "knock") if pdu.version.auth.knock_rules else _PRESENT
+        if view.membership(target) not in present:
             refuse("member.leave.absent", "who is not in the room cannot leave it")
         return
     _check_joined(pdu, view, "member.kick.sender")  # 5.2

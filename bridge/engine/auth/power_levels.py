@@ -1,12 +1,16 @@
-"""The rule about `m.room.power_levels` (9 until version 11, 10 from 12).
+"""The rule about `m.room.power_levels` (10 until version 5, 9 from 6 to 11, 10 from 12).
 
 1. The named levels are integers.   2. `events` and `notifications` are objects of integers.
 3. `users` is an object of integers under valid user IDs.   4. From 12, no creator among `users`.
 5. No power levels event before: allow.   6. to 10. Nobody changes what is above them, gives more
 than they have, or changes another user who stands as high as they do.
 
+Before version 10 the rules have neither 1 nor 2, and levels may be strings and floats: what counts
+is their value (`engine.power.read_level`), and what has none counts as absent. Before version 6
+`notifications` is nobody's business.
+
 Absent `users`, `events` and `notifications` are allowed. `bool` is no integer.
-Spec: rooms/v10, v11 and v12, authorisation rules.
+Spec: rooms/v3, v6, v10, v11 and v12, authorisation rules.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from typing import Any
 
 from bridge.engine.auth.view import AuthView, refuse
 from bridge.engine.pdu import Pdu
+from bridge.engine.power import read_level
+from bridge.engine.versions.rules import AuthRules
 from bridge.errors import BadInput
 from bridge.ids import parse_user_id
 
@@ -32,20 +38,23 @@ NAMED_LEVELS = (
 
 def check_power_levels(pdu: Pdu, view: AuthView) -> None:
     """Raise `Refused` unless the sender may make this change."""
-    new = pdu.content
-    _check_types(new)  # 1 to 3
-    if view.power.privileged_creators and view.power.creators & _levels(new, "users").keys():  # 4
+    new, rules = pdu.content, pdu.version.auth
+    if rules.integer_levels:
+        _check_types(new)  # 1, 2
+    _check_users(new, rules)  # 3
+    if view.power.privileged_creators and view.power.creators & _group(new, "users").keys():  # 4
         refuse("power_levels.creator", "creators have no entry in users")
     if view.power_levels is None:  # 5
         return
     old, own = view.power_levels.content, view.power.user(pdu.sender)
+    before, after = _levels(old, rules), _levels(new, rules)
     for name in NAMED_LEVELS:  # 6
-        _check_change(name, old.get(name), new.get(name), own)
-    for group in ("events", "notifications"):  # 7, 8
-        before, after = _levels(old, group), _levels(new, group)
+        _check_change(name, before.get(name), after.get(name), own)
+    for group in ("events", "notifications") if rules.check_notifications else ("events",):  # 7, 8
+        before, after = _levels(_group(old, group), rules), _levels(_group(new, group), rules)
         for name in before.keys() | after.keys():
             _check_change(group, before.get(name), after.get(name), own)
-    before, after = _levels(old, "users"), _levels(new, "users")
+    before, after = _levels(_group(old, "users"), rules), _levels(_group(new, "users"), rules)
     for user in before.keys() | after.keys():
         current, wanted = before.get(user), after.get(user)
         if current == wanted:
@@ -56,7 +65,7 @@ def check_power_levels(pdu: Pdu, view: AuthView) -> None:
             refuse("power_levels.users", "nobody gives a level above their own")
 
 
-def _check_change(rule: str, current: Any, wanted: Any, own: int) -> None:
+def _check_change(rule: str, current: int | None, wanted: int | None, own: int) -> None:
     if current == wanted:
         return
     # A level of None is one that is added or removed.
@@ -70,17 +79,26 @@ def _check_types(content: Mapping[str, Any]) -> None:
     for name in NAMED_LEVELS:
         if name in content and type(content[name]) is not int:
             refuse("power_levels.integer", f"{name} is not an integer")
-    for group in ("events", "notifications", "users"):
+    for group in ("events", "notifications"):
         if group not in content:
             continue
         levels = content[group]
         if not isinstance(levels, dict):
             refuse("power_levels.object", f"{group} is not an object")
-        for name, level in levels.items():
-            if type(level) is not int:
-                refuse("power_levels.integer", f"a level in {group} is not an integer")
-            if group == "users":
-                _check_user_id(name)
+        if not all(type(level) is int for level in levels.values()):
+            refuse("power_levels.integer", f"a level in {group} is not an integer")
+
+
+def _check_users(content: Mapping[str, Any], rules: AuthRules) -> None:
+    if "users" not in content:
+        return
+    levels = content["users"]
+    if not isinstance(levels, dict):
+        refuse("power_levels.object", "users is not an object")
+    for name, level in levels.items():
+        if read_level(level, integers_only=rules.integer_levels) is None:
+            refuse("power_levels.integer", "a level in users is not an integer")
+        _check_user_id(name)
 
 
 def _check_user_id(text: str) -> None:
@@ -90,6 +108,15 @@ def _check_user_id(text: str) -> None:
         refuse("power_levels.user_id", f"users: {exc.reason}")
 
 
-def _levels(content: Mapping[str, Any], group: str) -> Mapping[str, Any]:
-    value = content.get(group)
+def _group(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = content.get(name)
     return value if isinstance(value, dict) else {}
+
+
+def _levels(values: Mapping[str, Any], rules: AuthRules) -> Mapping[str, int]:
+    """Those of the values that are levels, as they count."""
+    read = (
+        (name, read_level(value, integers_only=rules.integer_levels))
+        for name, value in values.items()
+    )
+    return {name: level for name, level in read if level is not None}

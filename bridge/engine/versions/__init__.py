@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from bridge.engine.versions.matrix import V10, V11, V12
+from bridge.engine.versions.matrix import V3, V4, V5, V6, V7, V8, V9, V10, V11, V12
 from bridge.engine.versions.mimi import I_1
 from bridge.engine.versions.rules import RoomVersion
 from bridge.errors import BadInput
@@ -15,12 +15,7 @@ from bridge.ids import RoomVersionId
 __all__ = ["VERSIONS", "RoomVersion", "get_version", "is_valid_version_id"]
 
 VERSIONS: Mapping[RoomVersionId, RoomVersion] = MappingProxyType(
-    {
-        V10.id: V10,
-        V11.id: V11,
-        V12.id: V12,
-        I_1.id: I_1,
-    }
+    {version.id: version for version in (V3, V4, V5, V6, V7, V8, V9, V10, V11, V12, I_1)}
 )
 
 _MATRIX_ID = re.compile(r"[a-z0-9.-]{1,32}")
