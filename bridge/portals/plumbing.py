@@ -356,13 +356,6 @@ class Plumbing:
             await self._chats.let_go(current, reason="This room is not bridged any more.")
         return f"{chat} and {room_id} are not bridged any more."
 
-    async def delete(self, *, caller: UserId, is_admin: bool, chat: str) -> str:
-        """Gives up a room that was made for the chat."""
-        portal = await self._chats.find(chat)
-        if portal is not None and portal.kind != PORTAL:
-            raise Refused(f"{portal.room_id} was there before it was bridged: unplumb it")
-        return await self.unplumb(caller=caller, is_admin=is_admin, chat=chat)
-
     async def _may_end(self, caller: UserId, chat: str, room_id: RoomId) -> bool:
         try:
             power = await self._backend.power(room_id)
