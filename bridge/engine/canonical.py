@@ -94,7 +94,7 @@ def encode_canonical(value: object, *, strict: bool = True) -> bytes:
     not canonical may be there, and is written so that hashes and signatures agree.
     """
     if not strict:
-        # orjson writes 1e+16 as 1e16. The specification's example is this very call.
+        # orjson writes 1e-07 as 1e-7. The specification's example is this very call.
         text = json.dumps(
             value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
         )

@@ -24,11 +24,14 @@ def sign_json(obj: JsonObject, *, server: ServerName, key: SigningKey) -> JsonOb
 
 
 def check_json_signature(
-    obj: JsonObject, *, server: ServerName, key_id: KeyId, verify_key: str
+    obj: JsonObject, *, server: ServerName, key_id: KeyId, verify_key: str, strict: bool = True
 ) -> bool:
-    """Whether `server` signed the object with this key. False when there is no such signature."""
+    """Whether `server` signed the object with this key. False when there is no such signature.
+
+    Not `strict`: there may be in it what is not canonical.
+    """
     signature = signature_of(obj, server, key_id)
-    return signature is not None and verify(verify_key, _signable(obj), signature)
+    return signature is not None and verify(verify_key, _signable(obj, strict=strict), signature)
 
 
 def sign_event(
@@ -97,8 +100,9 @@ def is_key_valid_at(
     return origin_server_ts <= min(valid_until_ts, now_ms + rules.max_key_validity_ms)
 
 
-def _signable(obj: JsonObject) -> bytes:
-    return encode_canonical({k: v for k, v in obj.items() if k not in _NOT_SIGNED})
+def _signable(obj: JsonObject, *, strict: bool = True) -> bytes:
+    signed = {k: v for k, v in obj.items() if k not in _NOT_SIGNED}
+    return encode_canonical(signed, strict=strict)
 
 
 def _with_signature(

@@ -133,16 +133,22 @@ def verify_request(
     own_name: ServerName,
     content: Any,
     verify_key: str,
+    strict: bool = True,
 ) -> None:
     """Raise `Refused` M_UNAUTHORIZED unless the request is for us and signed with that key.
 
-    `content` is the parsed body, None when the request has none.
+    `content` is the parsed body, None when the request has none. Not `strict`: it has no canonical
+    form, as may be with events of old room versions.
     """
     check_destination(xmatrix, own_name)
     request = _request_object(method, target, xmatrix.origin, own_name, content)
     request["signatures"] = {xmatrix.origin: {xmatrix.key_id: xmatrix.signature}}
     if not check_json_signature(
-        request, server=xmatrix.origin, key_id=xmatrix.key_id, verify_key=verify_key
+        request,
+        server=xmatrix.origin,
+        key_id=xmatrix.key_id,
+        verify_key=verify_key,
+        strict=strict,
     ):
         raise _refused("the request's signature does not verify", rule="xmatrix_signature")
 

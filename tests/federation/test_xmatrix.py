@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -93,6 +94,40 @@ def test_a_header_that_cannot_be_read_is_unauthorized(header: str) -> None:
 def test_no_header_is_anything_but_read_or_unauthorized(text: str) -> None:
     with contextlib.suppress(Refused):
         parse_xmatrix("X-Matrix " + text)
+
+
+def test_events_without_canonical_form_are_verified_as_the_established_servers_sign_them() -> None:
+    target, content = "/_matrix/federation/v1/send/1", {"pdus": [{"n": 1e-7, "half": 0.5}]}
+    request = {
+        "method": "PUT",
+        "uri": target,
+        "origin": ORIGIN,
+        "destination": DESTINATION,
+        "content": content,
+    }
+    text = json.dumps(request, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    xmatrix = XMatrix(
+        origin=ORIGIN,
+        destination=DESTINATION,
+        key_id=KEY.key_id,
+        signature=KEY.sign(text.encode()),
+    )
+
+    def check(body: JsonObject, *, strict: bool) -> None:
+        verify_request(
+            xmatrix,
+            method="PUT",
+            target=target,
+            own_name=DESTINATION,
+            content=body,
+            verify_key=KEY.verify_key_base64,
+            strict=strict,
+        )
+
+    check(content, strict=False)
+    for body, strict in (({"pdus": [{"n": 1e-7}]}, False), (content, True)):
+        with pytest.raises(Refused):
+            check(body, strict=strict)
 
 
 _JSON = st.dictionaries(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.engine.versions import VERSIONS
+from bridge.engine.build import complete
+from bridge.engine.versions import VERSIONS, get_version
 from bridge.errors import BadInput, NotFound, Refused
 from bridge.ids import EventId
 from bridge.rooms.load import RoomStates
@@ -58,6 +59,27 @@ async def test_what_is_no_event_is_not_stored(network: Network) -> None:
     ):
         assert await network.hand_over(there.name, here.name, [bad]) == {}  # type: ignore[list-item]
     assert await heard(here, room_id) == []
+
+
+@pytest.mark.parametrize("version", ["3", "6"])
+async def test_events_need_not_be_canonical_before_version_6(
+    network: Network, version: str
+) -> None:
+    here, there, room_id = await two_in_a_room(network, version)
+    spoken = await forge(network, there, room_id, there.user("guest"))
+    content = {"msgtype": "m.text", "body": "forged", "half": 0.5, "large": 1e16, "n": 2**60}
+    template = {**spoken.wire(), "content": content, "depth": 2**60}
+    old = complete(template, version=get_version("3"), key=there.key, server=there.name)
+    answer = await network.hand_over(there.name, here.name, [old.wire()])
+    assert answer == ({old.event_id: {}} if version == "3" else {})
+    assert await known(here, old.event_id) == ("accepted" if version == "3" else None)
+    if version == "6":
+        return
+    stored = await RoomStates(database=here.database).events([old.event_id])
+    assert stored[old.event_id].pdu.json == old.json
+    # The next event stands one deeper, and is taken at the other side as well.
+    await say(here, room_id, "maker", "hello")
+    assert list((await room_at(here, room_id)).extremities.values()) == [2**60 + 1]
 
 
 async def test_too_many_pdus_are_refused_as_a_whole(network: Network) -> None:

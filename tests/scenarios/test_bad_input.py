@@ -202,14 +202,14 @@ async def test_what_has_no_canonical_form_is_refused_whole(
     await chat.still_works()
 
 
-async def test_a_float_inside_an_event_is_refused(chat: Chat) -> None:
-    good = chat.peer.message(chat.room, chat.eve, "half")
-    raw = good.canonical().replace(b'"depth":', b'"half":0.5,"depth":')
-    body = b'{"origin":"%s","origin_server_ts":1,"pdus":[%s]}' % (chat.peer.name.encode(), raw)
-    signed = chat.peer.transaction(good.wire())
-    status, answer = await chat.peer.send_raw(chat.gateway.server_name, signed, raw=body)
-    assert (status, answer["errcode"]) == (400, "M_BAD_JSON")
-    assert chat.gateway.event(good.event_id) is None
+async def test_an_event_with_a_float_is_discarded_and_the_rest_is_taken(chat: Chat) -> None:
+    good = chat.peer.message(chat.room, chat.eve, "whole")
+    half = chat.peer.message(chat.room, chat.eve, "half")
+    verdicts = await chat.send({**half.wire(), "half": 0.5}, good.wire())
+    assert verdicts == {good.event_id: {}}
+    assert chat.gateway.event(half.event_id) is None
+    chat.room.add(good)
+    await chat.juliet.hear("whole")
     await chat.still_works()
 
 
