@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from bridge.engine.auth import auth_event_keys
 from bridge.engine.pdu import Pdu
@@ -25,6 +25,8 @@ USERS = (ALICE, BOB, CAROL, DAVE, EVE)
 IDENTITY_SERVER = ServerName("id.example")
 LEVELS = (0, 1, 49, 50, 51, 99, 100)
 ODD: tuple[Any, ...] = ("50", True, None, [], {}, -1, 2**53 - 1, " 7 ", "x")
+ODD_NUMBERS: tuple[Any, ...] = ("50", "+7", "-1", "0049", -1, 2**53 - 1, " 7 ")
+"""Before version 10, where the two disagree about everything that is no number."""
 JOIN_RULES = ("public", "public", "invite", "knock", "restricted", "knock_restricted", "private")
 NAMED = (
     *("ban", "kick", "redact", "invite"),
@@ -51,14 +53,18 @@ class Graph:
     def to_json(self) -> dict[str, Any]:
         return {
             "version": self.version_id,
+            "algorithm": self.room.version.stateres.algorithm,
             "events": [pdu.wire() for pdu in self.events],
             "resolve": self.merges,
         }
 
 
-def grow(version_id: str, seed: int, *, steps: int) -> Graph:
+def grow(version_id: str, seed: int, *, steps: int, algorithm: Literal["v1", "v2"] = "v2") -> Graph:
+    """A graph of the version; `algorithm` resolves its states, whatever the version's own is."""
     rng = random.Random(f"{version_id}/{seed}")
     room = RoomBuilder(version_id, create_content=_create_content(version_id, rng))
+    stateres = replace(room.version.stateres, algorithm=algorithm)
+    room.version = replace(room.version, stateres=stateres)
     grower = Grower(graph=Graph(version_id=version_id, seed=seed, room=room), rng=rng)
     grower.start()
     for _ in range(steps):
@@ -106,7 +112,10 @@ class Grower:
         before = self.graph.state(after)
         kind, sender, content, state_key = self._event(before)
         if rng.random() < 0.03:
-            content = {**content, rng.choice(["membership", "users", "ban", "x"]): rng.choice(ODD)}
+            content = {
+                **content,
+                rng.choice(["membership", "users", "ban", "x"]): rng.choice(self._odd),
+            }
         keys = auth_event_keys(kind, sender, state_key, content, self.room.version)
         pdu = self.room.draft(
             kind,
@@ -223,6 +232,10 @@ class Grower:
         closed = self.room.create.content.get("m.federate") is False
         return (ALICE, DAVE) if closed else USERS
 
+    @property
+    def _odd(self) -> tuple[Any, ...]:
+        return ODD if self.room.version.auth.integer_levels else ODD_NUMBERS
+
     def _membership(self, before: Mapping[StateKey, EventId], user: UserId) -> str | None:
         event_id = before.get(("m.room.member", user))
         return None if event_id is None else self.room.events[event_id].membership
@@ -238,7 +251,7 @@ class Grower:
         event_id = before.get(("m.room.power_levels", ""))
         content = dict(self.room.events[event_id].content) if event_id else self.room.levels()
         for _ in range(rng.choice([1, 1, 2])):
-            level = rng.choice(ODD) if rng.random() < 0.05 else rng.choice(LEVELS)
+            level = rng.choice(self._odd) if rng.random() < 0.05 else rng.choice(LEVELS)
             group, name = rng.choice(
                 [
                     *[("users", user) for user in USERS],

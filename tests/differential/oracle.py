@@ -1,7 +1,8 @@
 """What Synapse makes of event graphs: run by its own environment's Python, never imported.
 
-Each line on standard input is one graph: `{"version", "events": [...], "resolve": [[ID, ...]]}`,
-the events in an order in which each comes after those that it names. Each line of the answer tells
+Each line on standard input is one graph: `version`, `algorithm` (`v1` or `v2`, of state
+resolution), `events` in an order in which each comes after those that it names, and `resolve`, some
+lists of event IDs. Each line of the answer tells
 `ids` (as computed here), `refused` (ID -> why) and `states`, one for each list of events in
 `resolve`: the resolved state after them, as a list of [type, state key, event ID].
 
@@ -17,7 +18,7 @@ from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from synapse.api.errors import SynapseError
-from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, StateResolutionVersions
+from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
 from synapse.event_auth import check_state_dependent_auth_rules, check_state_independent_auth_rules
 from synapse.events import make_event_from_dict
 from synapse.state import v1, v2
@@ -45,8 +46,9 @@ class Clock:
 class Room:
     """One graph's events, as far as they have been judged. Also the store that Synapse asks."""
 
-    def __init__(self, version_id: str) -> None:
+    def __init__(self, version_id: str, algorithm: str) -> None:
         self.version = KNOWN_ROOM_VERSIONS[version_id]
+        self.algorithm = algorithm
         self.events: dict[str, Any] = {}
         self.after: dict[str, State] = {}
 
@@ -68,7 +70,7 @@ class Room:
         if len(states) < 2:
             return states[0] if states else {}
         room_id = self.events[event_ids[0]].room_id
-        if self.version.state_res == StateResolutionVersions.V1:
+        if self.algorithm == "v1":
             found = finish(
                 v1.resolve_events_with_store(
                     room_id, self.version, states, dict(self.events), self.get_events
@@ -112,7 +114,7 @@ class Room:
 
 
 def answer(graph: Mapping[str, Any]) -> dict[str, Any]:
-    room = Room(graph["version"])
+    room = Room(graph["version"], graph["algorithm"])
     added = [room.add(event_json) for event_json in graph["events"]]
     return {
         "ids": [event_id for event_id, _ in added],
