@@ -437,7 +437,7 @@ async def test_no_guest_is_remembered_of_a_chat_that_was_left(world: World) -> N
     await joined(world)
     guest = StoredGuest(adapter="loopback", chat=TEA, user_id=BOB, nickname="bob", entered_ms=1)
     await world.database.write(lambda tx: guests.put(tx, guest))
-    await world.portals.plumbing.delete(caller=BOB, is_admin=True, chat=TEA)
+    await world.portals.plumbing.unplumb(caller=BOB, is_admin=True, chat=TEA)
     await world.settle()
     assert await world.database.read(lambda tx: guests.list_all(tx, adapter="loopback")) == []
     assert world.chat.chats[TEA].guests == {}
