@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import cast
 from xml.etree import ElementTree as ET
 
@@ -39,6 +40,7 @@ class TinyServer:
         self.connections = 0
         self._server: asyncio.Server | None = None
         self.writer: asyncio.StreamWriter | None = None
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def start(self) -> int:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -46,14 +48,19 @@ class TinyServer:
         return port
 
     async def stop(self) -> None:
+        """Returns when no socket is left: a loop that ends before leaves them to the collector."""
         if self._server is not None:
             self._server.close()
-        if self.writer is not None:
-            self.writer.close()
+        for writer in self._writers:
+            writer.close()
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.writer = writer
+        self._writers.append(writer)
         parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("end",))
         writer.write(HEADER.encode())
         while data := await reader.read(65536):
