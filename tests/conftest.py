@@ -1,5 +1,9 @@
 """Fixtures of every test come from `tests/support/`."""
 
+import gc
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 
 # A deadline per example would fail on a busy machine, not on a wrong program.
@@ -14,3 +18,10 @@ pytest_plugins = [
     "tests.support.peer",
     "tests.support.chats",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected() -> Iterator[None]:
+    """What a module forgets to close fails that module, not whichever test comes later."""
+    yield
+    gc.collect()

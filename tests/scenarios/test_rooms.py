@@ -64,6 +64,21 @@ async def scene(
     )
 
 
+async def _rename(scene: Scene, name: str) -> None:
+    """Alice takes a name, and the room shows it: a homeserver tells its rooms only later."""
+    before = scene.alice.position
+    await scene.alice.set_display_name(name)
+    await scene.alice.wait_for(
+        lambda seen: (
+            seen.room_id == scene.room_id
+            and seen.state_key == scene.alice.user_id
+            and seen.content.get("displayname") == name
+        ),
+        what=f"alice as {name} in the room",
+        since=before,
+    )
+
+
 async def test_two_people_of_two_servers_enter_by_alias_and_all_talk(scene: Scene) -> None:
     alice, juliet, romeo, room = scene.alice, scene.juliet, scene.romeo, scene.room
     assert room.startswith("#garden-")
@@ -121,11 +136,11 @@ async def test_whoever_enters_first_finds_what_was_said_before(scene: Scene) -> 
     shown = await alice.say_html(scene.room_id, "look here", "look <b>here</b>")
     said.append(("look *here*", shown))
     # State that is none any more when she comes in.
-    await alice.set_display_name("Alicia")
+    await _rename(scene, "Alicia")
     said.append(("two", await alice.say(scene.room_id, "two")))
     await alice.set_state(scene.room_id, "m.room.topic", {"topic": "Weeds"})
     said.append(("three", await alice.say(scene.room_id, "three")))
-    await alice.set_display_name("Alice")
+    await _rename(scene, "Alice")
 
     entry = await juliet.enter(room, "Juliet")
     assert [(one.body, one.stanza_ids[room]) for one in entry.history] == said
