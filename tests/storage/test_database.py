@@ -351,7 +351,8 @@ async def test_a_deadlock_is_resolved_by_running_a_unit_again(
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(database.write(crossing("a", "b")))
         tasks.create_task(database.write(crossing("b", "a")))
-    assert len(runs) == 3
+    # Who lost may be quick enough to stand in the other's way once more.
+    assert len(runs) >= 3
     values = await database.read(
         lambda tx: set(tx.execute(select(meta.c.value).where(meta.c.key != "epoch")).scalars())
     )
