@@ -58,6 +58,7 @@ from bridge.portals.assembly import build_portals
 from bridge.ports.chat import DELIVERIES, Delivery
 from bridge.ports.codec import from_tagged
 from bridge.rooms.assembly import Rooms, build_rooms
+from bridge.rooms.bounds import GraphBounds
 from bridge.storage import migrate, queues
 from bridge.storage.database import Database, Unit
 from bridge.storage.queues import INBOX, OUTBOX, QueueItem
@@ -240,6 +241,7 @@ class Gateway:
             peers=self._requests,
             keyring=self._keyring,
             lookups=self._lookups,
+            bounds=GraphBounds(**self._settings.rooms.bounds.model_dump()),
         )
         self._sender = Sender(
             database=database,

@@ -33,6 +33,7 @@ from bridge.errors import Misconfigured
 
 Port = Annotated[int, Field(ge=0, lt=65536)]
 Positive = Annotated[int, Field(gt=0)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -68,11 +69,47 @@ class DatabaseSettings(_Section):
     """`sqlite:///path` or `postgresql://...`; empty: a SQLite file in the data folder."""
 
 
+class BoundSettings(_Section):
+    """What the graph of a room may cost. The reasons stand at the same names in `rooms/bounds.py`,
+    which is filled from here, and in `config.example.yaml`."""
+
+    waiting_per_origin: Positive = 2_000
+    waiting_per_room: Positive = 5_000
+    attempts: Positive = 12
+    gap_rounds: Positive = 60
+    gap_events: Positive = 1_000
+    gap_requests: Positive = 200
+    gap_state_requests: Annotated[int, Field(ge=0)] = 10
+    gap_peers: Positive = 3
+    gap_timeout_s: PositiveSeconds = 300.0
+    state_events: Positive = 60_000
+    join_events: Positive = 200_000
+    auth_chain_events: Positive = 10_000
+    auth_depth: Positive = 20
+    single_events: Positive = 20
+    extremities: Annotated[int, Field(ge=1, le=1_000)] = 20
+    extremity_states: Annotated[int, Field(ge=2, le=1_000)] = 50
+    prev_events: Annotated[int, Field(ge=1, le=20)] = 10
+    append_attempts: Positive = 30
+    past_events: Annotated[int, Field(ge=0, le=1_000)] = 100
+    past_rounds: Annotated[int, Field(ge=0)] = 4
+    past_state_requests: Annotated[int, Field(ge=0)] = 5
+    past_timeout_s: PositiveSeconds = 10.0
+    backfill_events: Annotated[int, Field(ge=1, le=500)] = 100
+    missing_events: Annotated[int, Field(ge=1, le=50)] = 50
+    walk_events: Positive = 1_000
+    snapshot_hops: Annotated[int, Field(ge=1, le=1_000)] = 60
+    cached_rooms: Positive = 500
+    cached_events: Positive = 5_000
+    cached_snapshots: Positive = 1_000
+
+
 class RoomSettings(_Section):
     versions: tuple[str, ...] = ("12", "11", "10")
     """Versions of new rooms, most wanted first; the next is tried where one is refused."""
     extensible_direct_chats: bool = True
     """Direct chats with a server known to speak room version I.1 use it."""
+    bounds: BoundSettings = BoundSettings()
 
 
 class PortalSettings(_Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, SecretStr
 from bridge import config
 from bridge.adapters.xmpp.config import XmppSettings
 from bridge.errors import Misconfigured
+from bridge.rooms.bounds import DEFAULTS, GraphBounds
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "config.example.yaml"
 OWN_VALUES = {
@@ -203,3 +205,19 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 def test_an_absolute_database_wins_over_the_data_folder() -> None:
     settings = config.read(minimal(database={"url": "postgresql://isthmus@db/isthmus"}))
     assert settings.database_url == "postgresql://isthmus@db/isthmus"
+
+
+def test_the_bounds_of_the_graph_are_settings_of_the_same_names_and_values() -> None:
+    settings = config.BoundSettings()
+    assert GraphBounds(**settings.model_dump()) == DEFAULTS
+    assert list(settings.model_dump()) == [field.name for field in fields(GraphBounds)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("prev_events", 21), ("prev_events", 0), ("missing_events", 51), ("gap_timeout_s", 0)],
+)
+def test_a_bound_out_of_its_range_is_refused_by_name(name: str, value: int) -> None:
+    with pytest.raises(Misconfigured) as refused:
+        config.read(minimal(rooms={"bounds": {name: value}}))
+    assert refused.value.setting == f"rooms.bounds.{name}"

@@ -13,7 +13,7 @@ from bridge.clock import Clock
 from bridge.engine.pdu import Pdu
 from bridge.engine.receipt import Decision, Verdict, judge
 from bridge.engine.state import CREATE, StateMap
-from bridge.errors import Unavailable
+from bridge.errors import Refused, Unavailable
 from bridge.ids import EventId, RoomId, TraceId
 from bridge.rooms.append import Appender, event_row
 from bridge.rooms.load import EMPTY, Fresh, KnownEvent, Room, RoomStates, Snapshot
@@ -206,30 +206,40 @@ def _look_up(tx: Transaction, event_id: EventId) -> tuple[event_rows.EventRow | 
 
 
 def in_auth_order(pdus: dict[EventId, Pdu]) -> list[Pdu]:
-    """Each event after those of its auth events that are among them. Cycles cannot be hashed."""
+    """Each event after those of its auth events that are among them.
+
+    Cycles cannot be hashed; where event IDs are no hashes, they are cut somewhere.
+    """
     order: list[Pdu] = []
-    placed: set[EventId] = set()
+    seen: set[EventId] = set()
     for start in pdus.values():
-        stack = [start]
+        if start.event_id in seen:
+            continue
+        seen.add(start.event_id)
+        stack = [(start, iter(start.auth_events))]
         while stack:
-            pdu = stack[-1]
-            before = [pdus[one] for one in pdu.auth_events if one in pdus and one not in placed]
-            if before and pdu.event_id not in placed:
-                stack.extend(before)
-                continue
-            stack.pop()
-            if pdu.event_id not in placed:
-                placed.add(pdu.event_id)
+            pdu, parents = stack[-1]
+            parent = next((one for one in parents if one in pdus and one not in seen), None)
+            if parent is None:
+                stack.pop()
                 order.append(pdu)
+                continue
+            seen.add(parent)
+            stack.append((pdus[parent], iter(pdus[parent].auth_events)))
     return order
 
 
 def state_from(known: Sequence[KnownEvent]) -> StateMap:
-    """The state that a peer listed: its state events, without those that we reject."""
+    """The state that a peer listed: its state events, without those that we reject.
+
+    Raises `Refused` where it lists two events of one key: that is no state.
+    """
     state = EMPTY
     for one in known:
         key = one.pdu.key
         if key is not None and not one.is_rejected:
+            if state.get(key, one.pdu.event_id) != one.pdu.event_id:
+                raise Refused(f"the state holds two events of {key[0]}", rule="state.double")
             state = state.insert(key, one.pdu.event_id)
     return state
 

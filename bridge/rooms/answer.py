@@ -33,6 +33,7 @@ from bridge.ids import (
     server_of,
 )
 from bridge.rooms.accept import Acceptor
+from bridge.rooms.bounds import GraphBounds
 from bridge.rooms.load import KnownEvent, Room, RoomStates
 from bridge.rooms.network import Json, Lookups
 from bridge.rooms.outside import Outside
@@ -47,11 +48,6 @@ from bridge.rooms.visibility import (
     has_member,
     visible_form,
 )
-
-MAX_BACKFILL = 100
-MAX_MISSING_EVENTS = 50
-MAX_WALK = 1_000
-"""Events looked at for one walk back through the graph."""
 
 
 class IncompatibleVersion(Refused):
@@ -81,8 +77,10 @@ class Answers:
         verifier: Verifier,
         lookups: Lookups,
         underway: Underway,
+        bounds: GraphBounds,
         new_trace: Callable[[], TraceId],
     ) -> None:
+        self._bounds = bounds
         self._server_name = server_name
         self._key = key
         self._states = states
@@ -293,7 +291,7 @@ class Answers:
             event_ids,
             stop=(),
             min_depth=0,
-            limit=max(0, min(limit, MAX_BACKFILL)),
+            limit=max(0, min(limit, self._bounds.backfill_events)),
             skip=(),
         )
         return await self._visible(room, found, origin)
@@ -316,7 +314,7 @@ class Answers:
             latest,
             stop=set(earliest),
             min_depth=min_depth,
-            limit=max(0, min(limit, MAX_MISSING_EVENTS)),
+            limit=max(0, min(limit, self._bounds.missing_events)),
             skip=set(latest),
         )
         if not is_in:
@@ -379,8 +377,8 @@ class Answers:
                     reached[event_id] = known
                     heapq.heappush(heap, (-known.pdu.depth, event_id))
 
-        await reach(start[:MAX_BACKFILL])
-        while heap and len(found) < limit and len(reached) < MAX_WALK:
+        await reach(start[: self._bounds.backfill_events])
+        while heap and len(found) < limit and len(reached) < self._bounds.walk_events:
             _, event_id = heapq.heappop(heap)
             known = reached[event_id]
             if event_id not in skip:

@@ -14,6 +14,7 @@ against other processes. DESIGN of the house: Append. Spec: S2S, PDUs; soft fail
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from bridge.engine.state import CREATE, MEMBER, POWER_LEVELS
 from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput, Conflict, Unavailable
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, parse_user_id, server_of
+from bridge.rooms.bounds import DEFAULTS, GraphBounds, note_reached
 from bridge.rooms.load import (
     EMPTY,
     KnownEvent,
@@ -42,12 +44,6 @@ from bridge.storage import rooms as room_rows
 from bridge.storage.database import Database, Transaction
 from bridge.storage.schema import stream_acceptances, stream_events
 
-MAX_ATTEMPTS = 30
-"""How often one append is planned anew because the room moved on. Each time somebody else's append
-went through; after that many a lane tries again later."""
-MAX_EXTREMITIES = 20
-"""Beyond it, extremities whose state others of them have too are let go: that changes no state,
-and a peer that answers old events for ever cannot make every append slower."""
 MAX_LATE_REDACTIONS = 50
 """Redactions looked through for an event that came after its redaction."""
 EVENTS_TOPIC = "events"
@@ -137,12 +133,19 @@ class Appender:
     """Plans and commits."""
 
     def __init__(
-        self, *, server_name: ServerName, database: Database, states: RoomStates, clock: Clock
+        self,
+        *,
+        server_name: ServerName,
+        database: Database,
+        states: RoomStates,
+        clock: Clock,
+        bounds: GraphBounds = DEFAULTS,
     ) -> None:
         self._server_name = server_name
         self._database = database
         self._states = states
         self._clock = clock
+        self._bounds = bounds
         self._locks = RoomLocks()
 
     def locked(self, room_id: RoomId) -> AbstractAsyncContextManager[None]:
@@ -152,7 +155,7 @@ class Appender:
     async def until_unmoved(self, room_id: RoomId, attempt: Callable[[], Awaitable[T]]) -> T:
         """Run `attempt` in the room's lane, again whenever the room moved under it."""
         async with self.locked(room_id):
-            for _ in range(MAX_ATTEMPTS):
+            for _ in range(self._bounds.append_attempts):
                 try:
                     return await attempt()
                 except Conflict:
@@ -226,24 +229,44 @@ class Appender:
         await self._plan_redactions(plan, pdu)
 
     async def _move_head(self, plan: Plan, pdu: Pdu, after: Snapshot) -> None:
+        before, old = plan.room.extremities, plan.room.snapshot
         prev = set(pdu.prev_events)
-        kept = {key: depth for key, depth in plan.room.extremities.items() if key not in prev}
-        old = plan.room.snapshot
-        if kept:
-            ids = sorted([*kept, pdu.event_id])
+        kept = {key: depth for key, depth in before.items() if key not in prev}
+        extremities = {**kept, pdu.event_id: pdu.depth}
+        if len(extremities) > self._bounds.extremities:
+            extremities = await self._trim(plan, extremities)
+        if not kept:
+            new = after
+        elif await self._marks(plan, extremities) == await self._marks(plan, before):
+            new = old  # The same states beside each other as before.
+        else:
+            ids = sorted(extremities)
             new = await self._states.merged(ids, plan.room.version, plan.afters, plan.fresh)
             if new is not old and new.state == old.state:
                 new = old
-        else:
-            new = after
-        extremities = {**kept, pdu.event_id: pdu.depth}
-        if len(extremities) > MAX_EXTREMITIES:
-            chosen = await self._states.choose_extremities(
-                extremities, plan.afters, limit=MAX_EXTREMITIES
-            )
-            extremities = {one: extremities[one] for one in chosen.event_ids}
         plan.room = replace(plan.room, snapshot=new, extremities=extremities)
         await self.plan_members(plan, old, new)
+
+    async def _marks(self, plan: Plan, event_ids: Iterable[EventId]) -> frozenset[int]:
+        """What tells the different states after these events."""
+        found = [await self._states.after(one, plan.afters) for one in event_ids]
+        return frozenset(snapshot.mark for snapshot in found)
+
+    async def _trim(self, plan: Plan, extremities: dict[EventId, int]) -> dict[EventId, int]:
+        """Let go what others stand for, and beyond the bound of states what one server has most."""
+        chosen = await self._states.choose_extremities(
+            extremities, plan.afters, limit=self._bounds.extremities
+        )
+        ids = list(chosen.event_ids)
+        if chosen.states > self._bounds.extremity_states:
+            note_reached("extremity_states", room_id=plan.room.room_id, event_id=ids[-1])
+            found = await self._states.events(ids, plan.fresh)
+            servers = {one: known.pdu.sender_server for one, known in found.items()}
+            while len(ids) > self._bounds.extremity_states:
+                counts = Counter(servers[one] for one in ids)
+                most = max(counts.values())
+                ids.remove(next(one for one in reversed(ids) if counts[servers[one]] == most))
+        return {one: extremities[one] for one in ids}
 
     async def plan_members(self, plan: Plan, old: Snapshot, new: Snapshot) -> None:
         """Note which member events the current state exchanges."""
@@ -402,7 +425,7 @@ class Appender:
             room_rows.set_state(
                 tx,
                 room.room_id,
-                snapshot_id=store_snapshot(tx, room.room_id, room.snapshot, stored),
+                snapshot_id=self._store_snapshot(tx, plan, room.snapshot, stored),
                 joined=joined,
             )
         return joined
@@ -434,7 +457,7 @@ class Appender:
         stored: dict[Snapshot, tuple[int, int]],
         now_ms: int,
     ) -> None:
-        before = store_snapshot(tx, plan.room.room_id, one.before, stored)
+        before = self._store_snapshot(tx, plan, one.before, stored)
         known = plan.fresh[one.pdu.event_id]
         row = event_row(known, before, trace_id=one.trace_id, rule=one.rule, now_ms=now_ms)
         streamed = one.streamed
@@ -455,6 +478,16 @@ class Appender:
                     "historic": one.untold,
                 },
             )
+
+    def _store_snapshot(
+        self,
+        tx: Transaction,
+        plan: Plan,
+        snapshot: Snapshot,
+        stored: dict[Snapshot, tuple[int, int]],
+    ) -> int:
+        hops = self._bounds.snapshot_hops
+        return store_snapshot(tx, plan.room.room_id, snapshot, stored, max_hops=hops)
 
     def _write_redactions(self, tx: Transaction, plan: Plan) -> None:
         for target, by in plan.redactions:

@@ -12,6 +12,7 @@ from bridge.ids import ServerName, TraceId
 from bridge.rooms.accept import Acceptor
 from bridge.rooms.answer import Answers
 from bridge.rooms.append import Appender
+from bridge.rooms.bounds import DEFAULTS, GraphBounds
 from bridge.rooms.create import RoomCreator
 from bridge.rooms.directory import Directory
 from bridge.rooms.gaps import GapFiller
@@ -60,11 +61,14 @@ def build_rooms(
     peers: Peers,
     keyring: KeyRing,
     lookups: Lookups,
+    bounds: GraphBounds = DEFAULTS,
     make_trace: Callable[[], TraceId] = new_trace,
     make_localpart: Callable[[], str] = new_room_localpart,
 ) -> Rooms:
-    states = RoomStates(database=database)
-    appender = Appender(server_name=server_name, database=database, states=states, clock=clock)
+    states = RoomStates(database=database, bounds=bounds)
+    appender = Appender(
+        server_name=server_name, database=database, states=states, clock=clock, bounds=bounds
+    )
     verifier = Verifier(server_name=server_name, key=key, keyring=keyring, clock=clock)
     sender = Sender(
         server_name=server_name,
@@ -73,6 +77,7 @@ def build_rooms(
         states=states,
         appender=appender,
         clock=clock,
+        bounds=bounds,
     )
     acceptor = Acceptor(database=database, states=states, appender=appender, clock=clock)
     outside = Outside(server_name=server_name, database=database, verifier=verifier, clock=clock)
@@ -89,9 +94,11 @@ def build_rooms(
             acceptor=acceptor,
             verifier=verifier,
             peers=peers,
+            bounds=bounds,
         ),
         outside=outside,
         clock=clock,
+        bounds=bounds,
         new_trace=make_trace,
     )
     return Rooms(
@@ -121,6 +128,7 @@ def build_rooms(
             lookups=lookups,
             take=receiver.take,
             clock=clock,
+            bounds=bounds,
         ),
         receiver=receiver,
         answers=Answers(
@@ -133,6 +141,7 @@ def build_rooms(
             verifier=verifier,
             lookups=lookups,
             underway=underway,
+            bounds=bounds,
             new_trace=make_trace,
         ),
         queries=RoomQueries(server_name=server_name, database=database, states=states),

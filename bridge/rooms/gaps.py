@@ -5,48 +5,55 @@
 3. As the last resort the state at a previous event (`state_ids`, then what is unknown of it), on
    which that event is put into the graph; what lies before it stays a noted gap.
 
-The peer chooses the graph, so everything has a bound. Spec: S2S, backfilling and retrieving
-missing events; retrieving event authorisation information.
+The peer chooses the graph, so everything has a bound (`bounds`).
+Spec: S2S, backfilling and retrieving missing events; retrieving event authorisation information.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from bridge.engine.pdu import Pdu
+from bridge.engine.state import CREATE
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
 from bridge.ids import EventId, ServerName, TraceId
 from bridge.rooms.accept import Acceptor, state_from
+from bridge.rooms.bounds import GraphBounds, note_reached
 from bridge.rooms.load import Room, RoomStates, Snapshot
-from bridge.rooms.network import Json, Peers
+from bridge.rooms.network import Peers
 from bridge.rooms.verify import Verifier
 from bridge.storage import events as event_rows
 from bridge.storage import rooms as room_rows
 from bridge.storage.database import Database
 from bridge.telemetry.log import get_logger
 
-MAX_ROUNDS = 60
-"""Requests of `get_missing_events` for one received event: after an outage a Synapse sends only a
-room's newest event, and what was said meanwhile has to be fetched."""
 MISSING_EVENTS_LIMIT = 50
 """Events asked for per round; Synapse gives at most 20."""
-MAX_MISSING_EVENTS = 1_000
-"""Events taken from all rounds together."""
-MAX_STATE_EVENTS = 60_000
-"""State events and their auth chain at a gap."""
-MAX_STATE_REQUESTS = 10
-"""Gaps of one received event that are closed by asking for the state."""
-MAX_SINGLE_EVENTS = 20
-"""Unknown state or auth events fetched one by one; more are fetched as a whole."""
-MAX_PEERS = 3
-"""Servers asked, one after the other, for what one event rests on."""
-FILL_TIMEOUT_S = 300.0
-"""One peer's part in closing one gap; what was entered by then stays."""
-MAX_AUTH_DEPTH = 20
-"""Rounds of fetching auth events of auth events."""
+MAX_NAMED = 20
+"""Events named as ends of one question."""
 
 log = get_logger("rooms")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Filling:
+    """What one peer may still be asked for one received event."""
+
+    room: Room
+    event_id: EventId
+    peer: ServerName
+    trace_id: TraceId
+    requests: int
+    states: int
+
+    def ask(self) -> None:
+        """Before each request. Raises `Unavailable`: what was entered stays and helps later."""
+        if self.requests <= 0:
+            note_reached("gap_requests", room_id=self.room.room_id, event_id=self.event_id)
+            raise Unavailable(f"too much is asked for {self.event_id}")
+        self.requests -= 1
 
 
 class GapFiller:
@@ -61,7 +68,9 @@ class GapFiller:
         acceptor: Acceptor,
         verifier: Verifier,
         peers: Peers,
+        bounds: GraphBounds,
     ) -> None:
+        self._bounds = bounds
         self._server_name = server_name
         self._database = database
         self._states = states
@@ -92,95 +101,100 @@ class GapFiller:
     async def _fill_in_time(
         self, room: Room, pdu: Pdu, peer: ServerName, trace_id: TraceId
     ) -> None:
+        filling = _Filling(
+            room=room,
+            event_id=pdu.event_id,
+            peer=peer,
+            trace_id=trace_id,
+            requests=self._bounds.gap_requests,
+            states=self._bounds.gap_state_requests,
+        )
         try:
-            async with asyncio.timeout(FILL_TIMEOUT_S):
-                await self._fill_from(room, pdu, peer, trace_id)
+            async with asyncio.timeout(self._bounds.gap_timeout_s):
+                await self._fill_from(filling, pdu)
         except TimeoutError as exc:
+            note_reached("gap_timeout_s", room_id=room.room_id, event_id=pdu.event_id)
             raise Unavailable(f"{peer} takes too long to say what came before") from exc
 
     async def _candidates(self, room: Room, pdu: Pdu, origin: ServerName) -> list[ServerName]:
         others = await self._database.read(lambda tx: room_rows.servers(tx, room.room_id))
         wanted = dict.fromkeys([origin, pdu.sender_server, *sorted(others)])
-        return [one for one in wanted if one != self._server_name][:MAX_PEERS]
+        return [one for one in wanted if one != self._server_name][: self._bounds.gap_peers]
 
-    async def _fill_from(self, room: Room, pdu: Pdu, origin: ServerName, trace_id: TraceId) -> None:
-        await self._bring_auth_events(room, pdu, origin, trace_id)
+    async def _fill_from(self, filling: _Filling, pdu: Pdu) -> None:
+        await self._bring_auth_events(filling, pdu)
         missing = await self._acceptor.missing_prev(pdu)
         if not missing:
             return
         try:
-            found = await self._missing_events(room, pdu, missing, origin)
+            found = await self._missing_events(filling, pdu, missing)
         except (NotFound, Refused, BadInput) as exc:
-            log.info("missing events not given", peer=origin, reason=exc.reason)
+            log.info("missing events not given", peer=filling.peer, reason=exc.reason)
             found = {}
-        left = MAX_STATE_REQUESTS
         for event in _oldest_first(found):
-            left -= await self._enter(room, event, origin, trace_id, left)
+            await self._enter(filling, event)
         still = await self._acceptor.missing_prev(pdu)
-        if len(still) > left:
+        if len(still) > filling.states:
+            note_reached("gap_state_requests", room_id=filling.room.room_id, event_id=pdu.event_id)
             raise Unavailable(f"too many gaps before {pdu.event_id}")
         for event_id in still:
-            await self._enter_with_state(room, event_id, origin, trace_id)
+            await self._enter_with_state(filling, event_id)
 
     # --- auth events ------------------------------------------------------------------------
 
-    async def _bring_auth_events(
-        self, room: Room, pdu: Pdu, origin: ServerName, trace_id: TraceId
-    ) -> None:
+    async def _bring_auth_events(self, filling: _Filling, pdu: Pdu) -> None:
         missing = await self._unknown(pdu.auth_events)
         if not missing:
             return
+        room = filling.room
         create = await self._states.create_event(room.state)
+        filling.ask()
         try:
-            chain = await self._peers.event_auth(origin, room.room_id, pdu.event_id)
+            chain = await self._peers.event_auth(filling.peer, room.room_id, pdu.event_id)
         except (NotFound, Refused):
             chain = []
-        if len(chain) > MAX_STATE_EVENTS:
+        if len(chain) > self._bounds.auth_chain_events:
+            note_reached("auth_chain_events", room_id=room.room_id, event_id=pdu.event_id)
             raise Refused("the auth chain is too long", rule="bounds.auth_chain")
-        await self._keep(room, chain, create, trace_id)
+        pdus = await self._verifier.check_all(chain, room.version, room.room_id)
+        await self._keep(filling, create, _behind(pdu, pdus))
         missing = await self._unknown(pdu.auth_events)
         if missing:
-            await self._fetch_singly(room, missing, create, origin, trace_id)
+            await self._fetch_singly(filling, missing, create)
 
     async def _fetch_singly(
-        self,
-        room: Room,
-        missing: Sequence[EventId],
-        create: Pdu,
-        origin: ServerName,
-        trace_id: TraceId,
+        self, filling: _Filling, missing: Sequence[EventId], create: Pdu
     ) -> None:
         """These events and the auth events behind them, one by one."""
         fetched: dict[EventId, Pdu] = {}
         wanted = list(missing)
-        for _ in range(MAX_AUTH_DEPTH):
-            if not wanted or len(fetched) > MAX_SINGLE_EVENTS * 2:
+        for _ in range(self._bounds.auth_depth):
+            if not wanted or len(fetched) > self._bounds.single_events * 2:
                 break
-            for event_id in wanted[:MAX_SINGLE_EVENTS]:
-                pdu = await self._event(room, event_id, origin)
-                fetched[event_id] = pdu
+            for event_id in wanted[: self._bounds.single_events]:
+                fetched[event_id] = await self._event(filling, event_id)
             parents = {one for event_id in wanted for one in _auth(fetched.get(event_id))}
             wanted = [one for one in await self._unknown(parents) if one not in fetched]
+        if wanted:
+            note_reached("auth_depth", room_id=filling.room.room_id, event_id=filling.event_id)
+        await self._keep(filling, create, fetched.values())
+
+    async def _keep(self, filling: _Filling, create: Pdu, pdus: Iterable[Pdu]) -> None:
         await self._acceptor.store_outliers(
-            room.room_id, fetched.values(), create=create, trace_id=trace_id
+            filling.room.room_id, pdus, create=create, trace_id=filling.trace_id
         )
 
-    async def _keep(
-        self, room: Room, jsons: Iterable[Json], create: Pdu, trace_id: TraceId
-    ) -> None:
-        pdus = await self._verifier.check_all(jsons, room.version, room.room_id)
-        await self._acceptor.store_outliers(room.room_id, pdus, create=create, trace_id=trace_id)
-
-    async def _event(self, room: Room, event_id: EventId, origin: ServerName) -> Pdu:
-        json = await self._peers.event(origin, event_id)
-        pdu = await self._verifier.check(Pdu.parse(json, room.version))
-        if pdu.event_id != event_id or pdu.room_id != room.room_id:
-            raise BadInput(f"{origin} answered with another event than {event_id}")
+    async def _event(self, filling: _Filling, event_id: EventId) -> Pdu:
+        filling.ask()
+        json = await self._peers.event(filling.peer, event_id)
+        pdu = await self._verifier.check(Pdu.parse(json, filling.room.version))
+        if pdu.event_id != event_id or pdu.room_id != filling.room.room_id:
+            raise BadInput(f"{filling.peer} answered with another event than {event_id}")
         return pdu
 
     async def _unknown(self, event_ids: Collection[EventId]) -> list[EventId]:
         wanted = list(dict.fromkeys(event_ids))
-        if len(wanted) > MAX_SINGLE_EVENTS:
+        if len(wanted) > self._bounds.single_events:
             there = await self._database.read(lambda tx: event_rows.find_known(tx, wanted))
             return [one for one in wanted if one not in there]
         known = await self._states.events(wanted)
@@ -189,17 +203,19 @@ class GapFiller:
     # --- previous events --------------------------------------------------------------------
 
     async def _missing_events(
-        self, room: Room, pdu: Pdu, missing: Sequence[EventId], origin: ServerName
+        self, filling: _Filling, pdu: Pdu, missing: Sequence[EventId]
     ) -> dict[EventId, Pdu]:
         """Events between what we have and `pdu`, as far as the peer gives them."""
+        room = filling.room
         floor = await self._database.read(lambda tx: event_rows.lowest_depth(tx, room.room_id))
         found: dict[EventId, Pdu] = {}
         latest, wanted = [pdu.event_id], set(missing)
-        for _ in range(MAX_ROUNDS):
+        for _ in range(self._bounds.gap_rounds):
+            filling.ask()
             answer = await self._peers.get_missing_events(
-                origin,
+                filling.peer,
                 room.room_id,
-                earliest=sorted(room.extremities)[:20],
+                earliest=sorted(room.extremities)[:MAX_NAMED],
                 latest=latest,
                 limit=MISSING_EVENTS_LIMIT,
                 min_depth=floor,
@@ -215,27 +231,31 @@ class GapFiller:
             for one in fresh.values():
                 wanted.update(await self._acceptor.missing_prev(one))
             wanted -= found.keys()
-            if not fresh or not wanted or len(found) >= MAX_MISSING_EVENTS:
-                break
+            if not fresh or not wanted:
+                return found
+            if len(found) >= self._bounds.gap_events:
+                note_reached("gap_events", room_id=room.room_id, event_id=pdu.event_id)
+                return found
             latest = sorted(
                 one.event_id for one in found.values() if wanted.intersection(one.prev_events)
-            )[:20]
+            )[:MAX_NAMED]
             if not latest:
-                break
+                return found
+        note_reached("gap_rounds", room_id=room.room_id, event_id=pdu.event_id)
         return found
 
-    async def _enter(
-        self, room: Room, pdu: Pdu, origin: ServerName, trace_id: TraceId, left: int
-    ) -> int:
-        """Put a fetched event into the graph; returns how many states were asked for."""
+    async def _enter(self, filling: _Filling, pdu: Pdu) -> None:
+        """Put a fetched event into the graph."""
+        room = filling.room
         try:
-            await self._bring_auth_events(room, pdu, origin, trace_id)
+            await self._bring_auth_events(filling, pdu)
             missing = await self._acceptor.missing_prev(pdu)
-            if len(missing) > left:
-                return 0
+            if len(missing) > filling.states:
+                note_reached("gap_state_requests", room_id=room.room_id, event_id=pdu.event_id)
+                return
             for event_id in missing:
-                await self._enter_with_state(room, event_id, origin, trace_id)
-            await self._acceptor.accept(room.room_id, pdu, trace_id=trace_id)
+                await self._enter_with_state(filling, event_id)
+            await self._acceptor.accept(room.room_id, pdu, trace_id=filling.trace_id)
         except (BadInput, Refused, NotFound) as exc:
             log.info(
                 "gap event left out",
@@ -243,50 +263,65 @@ class GapFiller:
                 event_id=pdu.event_id,
                 reason=exc.reason,
             )
-            return 0
-        return len(missing)
 
-    async def _enter_with_state(
-        self, room: Room, event_id: EventId, origin: ServerName, trace_id: TraceId
-    ) -> None:
+    async def _enter_with_state(self, filling: _Filling, event_id: EventId) -> None:
         """Put an event into the graph on the state that the peer gives for it."""
+        room, peer = filling.room, filling.peer
+        filling.states -= 1
         try:
-            pdu = await self._event(room, event_id, origin)
-            before = await self._state_at(room, event_id, origin, trace_id)
-            await self._bring_auth_events(room, pdu, origin, trace_id)
+            pdu = await self._event(filling, event_id)
+            before = await self._state_at(filling, event_id)
+            await self._bring_auth_events(filling, pdu)
         except NotFound as exc:
-            raise Unavailable(f"{origin} does not give the state at {event_id}") from exc
-        await self._acceptor.accept(room.room_id, pdu, trace_id=trace_id, before=before)
-        log.info("gap closed by state", room_id=room.room_id, event_id=event_id, peer=origin)
+            raise Unavailable(f"{peer} does not give the state at {event_id}") from exc
+        await self._acceptor.accept(room.room_id, pdu, trace_id=filling.trace_id, before=before)
+        log.info("gap closed by state", room_id=room.room_id, event_id=event_id, peer=peer)
 
-    async def _state_at(
-        self, room: Room, event_id: EventId, origin: ServerName, trace_id: TraceId
-    ) -> Snapshot:
-        state_ids, chain_ids = await self._peers.state_ids(origin, room.room_id, event_id)
-        if len(state_ids) + len(chain_ids) > MAX_STATE_EVENTS:
-            raise Refused("the state is too large", rule="bounds.state")
+    async def _state_at(self, filling: _Filling, event_id: EventId) -> Snapshot:
+        room, peer = filling.room, filling.peer
+        filling.ask()
+        state_ids, chain_ids = await self._peers.state_ids(peer, room.room_id, event_id)
+        self._check_size(filling, len(state_ids) + len(chain_ids))
         create = await self._states.create_event(room.state)
         unknown = await self._unknown([*state_ids, *chain_ids])
-        if len(unknown) > MAX_SINGLE_EVENTS:
-            state, chain = await self._peers.state(origin, room.room_id, event_id)
-            if len(state) + len(chain) > MAX_STATE_EVENTS:
-                raise Refused("the state is too large", rule="bounds.state")
-            await self._keep(room, [*chain, *state], create, trace_id)
+        if len(unknown) > self._bounds.single_events:
+            filling.ask()
+            state, chain = await self._peers.state(peer, room.room_id, event_id)
+            self._check_size(filling, len(state) + len(chain))
+            wanted = set(unknown)
+            pdus = await self._verifier.check_all([*chain, *state], room.version, room.room_id)
+            await self._keep(filling, create, [one for one in pdus if one.event_id in wanted])
         elif unknown:
             pdus = []
             for one in unknown:
                 try:
-                    pdus.append(await self._event(room, one, origin))
+                    pdus.append(await self._event(filling, one))
                 except (BadInput, Refused, NotFound) as exc:
                     log.info("state event left out", event_id=one, reason=exc.reason)
-            await self._acceptor.store_outliers(
-                room.room_id, pdus, create=create, trace_id=trace_id
-            )
+            await self._keep(filling, create, pdus)
         known = await self._states.events(state_ids)
         state_map = state_from([one for one in known.values() if one.pdu.room_id == room.room_id])
-        if state_map.get(("m.room.create", "")) != create.event_id:
+        if state_map.get(CREATE) != create.event_id:
             raise Refused("the state has another create event", rule="state.create")
         return room.snapshot.with_state(state_map)
+
+    def _check_size(self, filling: _Filling, events: int) -> None:
+        if events > self._bounds.state_events:
+            note_reached("state_events", room_id=filling.room.room_id, event_id=filling.event_id)
+            raise Refused("the state is too large", rule="bounds.state")
+
+
+def _behind(pdu: Pdu, chain: Iterable[Pdu]) -> list[Pdu]:
+    """What the event's auth events lead to: nobody gets anything else stored."""
+    given = {one.event_id: one for one in chain}
+    reached: dict[EventId, Pdu] = {}
+    waiting = list(pdu.auth_events)
+    while waiting:
+        event_id = waiting.pop()
+        if event_id in given and event_id not in reached:
+            reached[event_id] = given[event_id]
+            waiting.extend(given[event_id].auth_events)
+    return list(reached.values())
 
 
 def _oldest_first(found: dict[EventId, Pdu]) -> list[Pdu]:

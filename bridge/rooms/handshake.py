@@ -31,6 +31,7 @@ from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
 from bridge.rooms.accept import Acceptor, has_create, state_from
 from bridge.rooms.append import Appender, Plan, Repeated, RoomLocks, forget_invites
 from bridge.rooms.before_join import BeforeJoin, Take
+from bridge.rooms.bounds import GraphBounds, note_reached
 from bridge.rooms.create import member_content
 from bridge.rooms.load import EMPTY, KnownEvent, Room, RoomStates, Snapshot
 from bridge.rooms.network import Json, KeyRing, Lookups, Peers, UserProfile
@@ -48,8 +49,6 @@ from bridge.telemetry.log import get_logger
 
 MAX_VIA = 8
 """Servers tried for one handshake."""
-MAX_ANSWER_EVENTS = 200_000
-"""State and auth chain of one `send_join`; the client bounds its bytes."""
 
 TEMPLATE_KEYS = (
     "type",
@@ -86,7 +85,9 @@ class Handshake:
         lookups: Lookups,
         take: Take,
         clock: Clock,
+        bounds: GraphBounds,
     ) -> None:
+        self._bounds = bounds
         self._server_name = server_name
         self._key = key
         self._database = database
@@ -102,7 +103,9 @@ class Handshake:
         self._lookups = lookups
         self._clock = clock
         self._locks = RoomLocks()
-        self._past = Past(states=states, acceptor=acceptor, verifier=verifier, peers=peers)
+        self._past = Past(
+            states=states, acceptor=acceptor, verifier=verifier, peers=peers, bounds=bounds
+        )
         self._before_join = BeforeJoin(
             states=states,
             past=self._past,
@@ -311,7 +314,8 @@ class Handshake:
         state, chain = answer.get("state"), answer.get("auth_chain")
         if not isinstance(state, list) or not isinstance(chain, list):
             raise BadInput("send_join answered without state or auth chain")
-        if len(state) + len(chain) > MAX_ANSWER_EVENTS:
+        if len(state) + len(chain) > self._bounds.join_events:
+            note_reached("join_events", room_id=join.room_id, event_id=join.event_id)
             raise Refused("the room is too large", rule="bounds.state")
         in_state = await self._verifier.check_all(state, join.version, join.room_id)
         behind = await self._verifier.check_all(chain, join.version, join.room_id)

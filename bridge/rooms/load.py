@@ -24,6 +24,7 @@ from bridge.engine.stateres import resolve
 from bridge.engine.versions import RoomVersion, get_version
 from bridge.errors import NotFound
 from bridge.ids import EventId, RoomId, ServerName
+from bridge.rooms.bounds import DEFAULTS, GraphBounds
 from bridge.storage import events as event_rows
 from bridge.storage import rooms as room_rows
 from bridge.storage import snapshots as snapshot_rows
@@ -42,7 +43,7 @@ EMPTY: State = HashTrieMap()
 class Snapshot:
     """A state map and, once it is stored, its row. Compared by identity."""
 
-    __slots__ = ("delta", "hops", "parent", "row_id", "state")
+    __slots__ = ("_mark", "delta", "hops", "parent", "row_id", "state")
 
     def __init__(
         self,
@@ -58,6 +59,15 @@ class Snapshot:
         self.hops = hops
         self.parent = parent
         self.delta = delta
+        self._mark: int | None = None
+
+    @property
+    def mark(self) -> int:
+        """Equal for equal states; whoever chooses the events cannot make others meet, since
+        Python's hashes of text are secret."""
+        if self._mark is None:
+            self._mark = hash(frozenset(self.state.items()))
+        return self._mark
 
     def with_event(self, pdu: Pdu) -> Snapshot:
         """The state after an accepted event: this very snapshot when it is no state event."""
@@ -86,9 +96,19 @@ class Snapshot:
     def is_same(self, other: Snapshot) -> bool:
         return self is other or (self.row_id is not None and self.row_id == other.row_id)
 
+    def has_same_state(self, other: Snapshot) -> bool:
+        if self.is_same(other):
+            return True
+        return len(self.state) == len(other.state) and self.mark == other.mark
+
 
 def store_snapshot(
-    tx: Transaction, room_id: RoomId, snapshot: Snapshot, stored: dict[Snapshot, tuple[int, int]]
+    tx: Transaction,
+    room_id: RoomId,
+    snapshot: Snapshot,
+    stored: dict[Snapshot, tuple[int, int]],
+    *,
+    max_hops: int,
 ) -> int:
     """Its row ID; rows are written for it and what it stands on, where missing.
 
@@ -105,7 +125,7 @@ def store_snapshot(
         parent_id, hops = None, 0
         if parent is not None:
             parent_id, hops = stored.get(parent) or (parent.row_id, parent.hops)
-        if parent_id is None or hops >= snapshot_rows.MAX_HOPS:
+        if parent_id is None or hops >= max_hops:
             full: list[Change] = [(*key, event_id) for key, event_id in new.state.items()]
             row_id = snapshot_rows.insert_snapshot(tx, room_id, parent_id=None, hops=0, delta=full)
             stored[new] = (row_id, 0)
@@ -200,19 +220,12 @@ Fresh = Mapping[EventId, KnownEvent]
 class RoomStates:
     """Loads rooms, events and states; keeps the recent ones."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        max_rooms: int = 500,
-        max_events: int = 5_000,
-        max_snapshots: int = 1_000,
-    ) -> None:
+    def __init__(self, *, database: Database, bounds: GraphBounds = DEFAULTS) -> None:
         self._database = database
-        self._rooms: _Lru[RoomId, Room] = _Lru(max_rooms)
-        self._events: _Lru[EventId, KnownEvent] = _Lru(max_events)
-        self._snapshots: _Lru[int, Snapshot] = _Lru(max_snapshots)
-        self._after: _Lru[EventId, Snapshot] = _Lru(max_snapshots)
+        self._rooms: _Lru[RoomId, Room] = _Lru(bounds.cached_rooms)
+        self._events: _Lru[EventId, KnownEvent] = _Lru(bounds.cached_events)
+        self._snapshots: _Lru[int, Snapshot] = _Lru(bounds.cached_snapshots)
+        self._after: _Lru[EventId, Snapshot] = _Lru(bounds.cached_snapshots)
         self.joining: dict[RoomId, RoomVersion] = {}
         """Rooms whose handshake is under way: their first events may come before its end."""
 
@@ -399,7 +412,7 @@ class RoomStates:
         snapshots: list[Snapshot] = []
         for event_id in event_ids:
             snapshot = await self.after(event_id, afters or {})
-            if not any(snapshot.is_same(other) for other in snapshots):
+            if not any(snapshot.has_same_state(other) for other in snapshots):
                 snapshots.append(snapshot)
         if not snapshots:
             return Snapshot(EMPTY)
@@ -413,8 +426,8 @@ class RoomStates:
     ) -> Chosen:
         """One for each state, the deepest of it, as far as `limit` goes; then the deepest others.
 
-        So what is chosen resolves to the same state as all of them. All states are kept, even
-        beyond the limit, by `append`; an event of ours names no more than the limit.
+        So what is chosen resolves to the same state as all of them. All states are chosen, even
+        beyond the limit.
         """
         ordered = sorted(extremities, key=lambda one: (-extremities[one], one))
         seen: list[Snapshot] = []
@@ -422,7 +435,7 @@ class RoomStates:
         others: list[EventId] = []
         for event_id in ordered:
             snapshot = await self.after(event_id, afters)
-            if any(snapshot.is_same(one) or snapshot.state == one.state for one in seen):
+            if any(snapshot.has_same_state(one) for one in seen):
                 others.append(event_id)
             else:
                 seen.append(snapshot)

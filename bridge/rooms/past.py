@@ -24,27 +24,18 @@ from bridge.engine.state import CREATE
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomId, ServerName
 from bridge.rooms.accept import Acceptor, has_create, state_from
+from bridge.rooms.bounds import DEFAULTS, GraphBounds, note_reached
 from bridge.rooms.load import EMPTY, KnownEvent, RoomStates, Snapshot
 from bridge.rooms.network import Json, Peers
 from bridge.rooms.verify import Verifier
 from bridge.storage import events as event_rows
 from bridge.telemetry.log import get_logger
 
-MAX_EVENTS = 100
-"""Of the past, over all rounds: the most that anybody is shown on entering."""
 ENOUGH_MESSAGES = 20
 """What came before these is not asked for at a first join."""
 PER_ROUND = 50
-MAX_ROUNDS = 4
 MAX_LATEST = 20
 """Events from which one request goes back."""
-TIMEOUT_S = 10.0
-"""For all of it: the past is not worth a longer wait at the door."""
-MAX_STATE_REQUESTS = 5
-MAX_STATE_EVENTS = 60_000
-"""State events and their auth chain at one event."""
-MAX_SINGLE_EVENTS = 20
-"""Unknown state events fetched one by one; more are fetched as a whole."""
 
 log = get_logger("rooms")
 
@@ -83,15 +74,22 @@ class _Placing:
     after: dict[EventId, Snapshot] = field(default_factory=dict)
     written: list[Written] = field(default_factory=list)
     outliers: list[KnownEvent] = field(default_factory=list)
-    state_requests: int = MAX_STATE_REQUESTS
+    state_requests: int
 
 
 class Past:
     """Looks back from our join. A peer that does not answer this does not keep us out."""
 
     def __init__(
-        self, *, states: RoomStates, acceptor: Acceptor, verifier: Verifier, peers: Peers
+        self,
+        *,
+        states: RoomStates,
+        acceptor: Acceptor,
+        verifier: Verifier,
+        peers: Peers,
+        bounds: GraphBounds = DEFAULTS,
     ) -> None:
+        self._bounds = bounds
         self._states = states
         self._acceptor = acceptor
         self._verifier = verifier
@@ -100,7 +98,7 @@ class Past:
     async def recent(self, peer: ServerName, join: Pdu, at_join: Snapshot, fresh: Fresh) -> Found:
         """`at_join`: the state before our join; `fresh`: its events."""
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self._bounds.past_timeout_s):
                 pdus = await self._back(peer, join)
                 return await self.place(peer, pdus, at_join, fresh)
         except (BadInput, NotFound, Refused, Unavailable, TimeoutError) as exc:
@@ -118,8 +116,8 @@ class Past:
         is_return = await self._states.find_room(join.room_id) is not None
         found: dict[EventId, Pdu] = {}
         latest = await self._unplaced(join.prev_events)
-        for _ in range(MAX_ROUNDS):
-            limit = min(PER_ROUND, MAX_EVENTS - len(found))
+        for _ in range(self._bounds.past_rounds):
+            limit = min(PER_ROUND, self._bounds.past_events - len(found))
             if not latest or limit <= 0:
                 break
             answer = await self._peers.backfill(peer, join.room_id, latest[:MAX_LATEST], limit)
@@ -157,7 +155,12 @@ class Past:
             raise Refused("the state has no create event", rule="state.create")
         unplaced = await self._unplaced([pdu.event_id for pdu in pdus])
         placing = _Placing(
-            peer=peer, room_id=create.room_id, at_join=at_join, create=create, fresh=dict(fresh)
+            peer=peer,
+            room_id=create.room_id,
+            at_join=at_join,
+            create=create,
+            fresh=dict(fresh),
+            state_requests=self._bounds.past_state_requests,
         )
         for pdu in pdus:
             if pdu.event_id not in unplaced:
@@ -200,6 +203,7 @@ class Past:
         if not await self._unplaced([one for one in prev if one not in placing.after]):
             return await self._states.merged(prev, pdu.version, placing.after, placing.fresh)
         if placing.state_requests <= 0:
+            note_reached("past_state_requests", room_id=placing.room_id, event_id=pdu.event_id)
             raise Refused("too many gaps in the past", rule="bounds.state")
         placing.state_requests -= 1
         return await self._state_at(placing, pdu)
@@ -207,8 +211,7 @@ class Past:
     async def _state_at(self, placing: _Placing, pdu: Pdu) -> Snapshot:
         """As the peer tells it, of what we know or can get."""
         ids, chain = await self._peers.state_ids(placing.peer, placing.room_id, pdu.event_id)
-        if len(ids) + len(chain) > MAX_STATE_EVENTS:
-            raise Refused("the state is too large", rule="bounds.state")
+        self._check_size(placing, pdu, len(ids) + len(chain))
         wanted = dict.fromkeys([*chain, *ids])
         there = await self._states.events(wanted, placing.fresh)
         await self._fetch(placing, pdu, [one for one in wanted if one not in there])
@@ -223,10 +226,9 @@ class Past:
         if not unknown:
             return
         jsons: list[Json] = []
-        if len(unknown) > MAX_SINGLE_EVENTS:
+        if len(unknown) > self._bounds.single_events:
             state, chain = await self._peers.state(placing.peer, placing.room_id, pdu.event_id)
-            if len(state) + len(chain) > MAX_STATE_EVENTS:
-                raise Refused("the state is too large", rule="bounds.state")
+            self._check_size(placing, pdu, len(state) + len(chain))
             jsons = [*chain, *state]
         else:
             for event_id in unknown:
@@ -246,6 +248,11 @@ class Past:
         for known, _ in judged:
             placing.fresh[known.pdu.event_id] = known
             placing.outliers.append(known)
+
+    def _check_size(self, placing: _Placing, pdu: Pdu, events: int) -> None:
+        if events > self._bounds.state_events:
+            note_reached("state_events", room_id=placing.room_id, event_id=pdu.event_id)
+            raise Refused("the state is too large", rule="bounds.state")
 
 
 def _reached(start: Collection[EventId], found: Mapping[EventId, Pdu]) -> list[Pdu]:

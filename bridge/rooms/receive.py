@@ -32,6 +32,7 @@ from bridge.ids import (
     parse_room_id,
 )
 from bridge.rooms.accept import DONE_TOPIC, Acceptor
+from bridge.rooms.bounds import GraphBounds, note_reached
 from bridge.rooms.gaps import GapFiller
 from bridge.rooms.load import RoomStates
 from bridge.rooms.outside import Outside
@@ -45,9 +46,6 @@ from bridge.telemetry.log import get_logger
 
 MAX_PDUS = 50
 """Per transaction, as the specification says."""
-MAX_WAITING_PER_ORIGIN = 2_000
-MAX_WAITING_PER_ROOM = 5_000
-MAX_ATTEMPTS = 12
 FIRST_DELAY_MS = 2_000
 MAX_DELAY_MS = 3_600_000
 BATCH = 50
@@ -86,8 +84,10 @@ class Receiver:
         gaps: GapFiller,
         outside: Outside,
         clock: Clock,
+        bounds: GraphBounds,
         new_trace: Callable[[], TraceId],
     ) -> None:
+        self._bounds = bounds
         self._database = database
         self._states = states
         self._acceptor = acceptor
@@ -197,10 +197,12 @@ class Receiver:
     def _check_bounds(self, tx: Transaction, origin: ServerName, good: Sequence[_Taken]) -> None:
         if not good:
             return
-        if inbound.count_waiting(tx, origin=origin) >= MAX_WAITING_PER_ORIGIN:
+        if inbound.count_waiting(tx, origin=origin) >= self._bounds.waiting_per_origin:
+            note_reached("waiting_per_origin", room_id=good[0].room_id)
             raise Unavailable(f"too many events of {origin} wait", retry_after_s=30)
         for room_id in {one.room_id for one in good}:
-            if inbound.count_waiting(tx, room_id=room_id) >= MAX_WAITING_PER_ROOM:
+            if inbound.count_waiting(tx, room_id=room_id) >= self._bounds.waiting_per_room:
+                note_reached("waiting_per_room", room_id=room_id)
                 raise Unavailable(f"too many events of {room_id} wait", retry_after_s=30)
 
     async def _verdicts(
@@ -335,7 +337,8 @@ class Receiver:
         await self._database.write(unit)
 
     async def _put_off(self, row: InboundRow, exc: IsthmusError) -> None:
-        if row.attempts + 1 >= MAX_ATTEMPTS:
+        if row.attempts + 1 >= self._bounds.attempts:
+            note_reached("attempts", room_id=row.room_id, event_id=row.event_id)
             log.warning(
                 "pdu given up", room_id=row.room_id, event_id=row.event_id, reason=exc.reason
             )

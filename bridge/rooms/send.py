@@ -18,12 +18,11 @@ from bridge.engine.pdu import Pdu
 from bridge.errors import NotFound, Refused
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
 from bridge.rooms.append import Appender, Plan, Repeated
+from bridge.rooms.bounds import DEFAULTS, GraphBounds
 from bridge.rooms.load import Room, RoomStates, Snapshot, choose_auth_events
 from bridge.storage import events as event_rows
 from bridge.storage.database import Database
 
-MAX_PREV_EVENTS = 10
-"""Extremities that one event of ours joins. The room versions allow 20."""
 NOT_EXTENSIBLE = frozenset({"m.room.message", "m.sticker", "m.room.message.feedback"})
 
 
@@ -39,7 +38,9 @@ class Sender:
         states: RoomStates,
         appender: Appender,
         clock: Clock,
+        bounds: GraphBounds = DEFAULTS,
     ) -> None:
+        self._bounds = bounds
         self._server_name = server_name
         self._key = key
         self._database = database
@@ -127,14 +128,13 @@ class Sender:
         """An event on top of the room without hash and signature, and the state before it."""
         extremities = sorted(room.extremities.items(), key=lambda item: (-item[1], item[0]))
         before = room.snapshot
-        if len(extremities) > MAX_PREV_EVENTS:
+        most = self._bounds.prev_events
+        if len(extremities) > most:
             afters = {} if plan is None else plan.afters
-            chosen = await self._states.choose_extremities(
-                room.extremities, afters, limit=MAX_PREV_EVENTS
-            )
-            ids = _spread(chosen.event_ids)
+            chosen = await self._states.choose_extremities(room.extremities, afters, limit=most)
+            ids = _spread(chosen.event_ids, most)
             extremities = [(one, room.extremities[one]) for one in ids]
-            if chosen.states > MAX_PREV_EVENTS:
+            if chosen.states > most:
                 fresh = None if plan is None else plan.fresh
                 before = await self._states.merged(ids, room.version, afters, fresh)
         template = event_template(
@@ -154,9 +154,9 @@ class Sender:
         return template, before
 
 
-def _spread(event_ids: Sequence[EventId]) -> Sequence[EventId]:
+def _spread(event_ids: Sequence[EventId], most: int) -> Sequence[EventId]:
     """Half of them the deepest, half by their hash: whoever claims great depths gets no more."""
-    if len(event_ids) <= MAX_PREV_EVENTS:
+    if len(event_ids) <= most:
         return event_ids
-    half = MAX_PREV_EVENTS // 2
-    return [*event_ids[:half], *sorted(event_ids[half:])[: MAX_PREV_EVENTS - half]]
+    half = most // 2
+    return [*event_ids[:half], *sorted(event_ids[half:])[: most - half]]

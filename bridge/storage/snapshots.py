@@ -13,9 +13,6 @@ from bridge.ids import EventId, RoomId
 from bridge.storage.database import Transaction
 from bridge.storage.schema import snapshots
 
-MAX_HOPS = 60
-"""Deltas between a snapshot and the nearest full one; what loading one may cost."""
-
 Change = tuple[str, str, EventId | None]
 """Type, state key, and the event that holds it now; None: nothing does."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from bridge.rooms.append import MAX_EXTREMITIES
-from bridge.rooms.send import MAX_PREV_EVENTS
+from bridge.rooms.bounds import DEFAULTS
 from tests.support.network import Network
 from tests.support.talk import forge, heard, room_at, say, two_in_a_room
+
+MAX_EXTREMITIES = DEFAULTS.extremities
+MAX_PREV_EVENTS = DEFAULTS.prev_events
 
 
 async def test_messages_beside_each_other_are_few_extremities(network: Network) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bridge.backends.native.feed import ACCEPTANCE_CURSOR, CURSOR, NativeFeed
 from bridge.errors import Unavailable
-from bridge.rooms.receive import MAX_ATTEMPTS
+from bridge.rooms.bounds import DEFAULTS
 from bridge.storage import inbound, streams
 from tests.support.clock import FakeClock
 from tests.support.network import Network, Server
@@ -129,7 +129,7 @@ async def test_a_broken_row_does_not_stand_in_the_rooms_way(
     answer: Any = await network.hand_over(there.name, here.name, [bad.wire(), good.wire()])
     assert answer == {bad.event_id: {}, good.event_id: {}}
     assert await heard(here, room_id) == ["good"]
-    for _ in range(MAX_ATTEMPTS):
+    for _ in range(DEFAULTS.attempts):
         clock.shift(3_600)
         await here.rooms.receiver.work_off_due()
     answer = await here.rooms.receiver.take(there.name, "again", [bad.wire()], wait_s=0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bridge.ids import EventId, RoomId, UserId
-from bridge.rooms.past import ENOUGH_MESSAGES, MAX_EVENTS, MAX_ROUNDS, MAX_STATE_REQUESTS
+from bridge.rooms.bounds import DEFAULTS
+from bridge.rooms.past import ENOUGH_MESSAGES
 from bridge.storage import events as event_rows
 from bridge.storage import streams
 from bridge.storage.schema import stream_events
@@ -119,17 +121,17 @@ async def test_the_state_of_then_is_known(network: Network) -> None:
 
 async def test_of_a_long_past_the_newest_is_shown_on_the_state_of_then(network: Network) -> None:
     here, there, room_id = await room_with_past(network, [])
-    for number in range(MAX_EVENTS + 50):
+    for number in range(DEFAULTS.past_events + 50):
         if number % 10 == 0:
             # State that is none any more when we come in.
             await change(here, room_id, "m.room.topic", {"topic": f"topic {number}"})
         await say(here, room_id, "maker", f"{number}")
     await enter(here, there, room_id)
     texts = await heard(there, room_id)
-    assert ENOUGH_MESSAGES <= len(texts) <= MAX_EVENTS
-    assert texts == [f"{number}" for number in range(MAX_EVENTS + 50)][-len(texts) :]
+    assert ENOUGH_MESSAGES <= len(texts) <= DEFAULTS.past_events
+    assert texts == [f"{number}" for number in range(DEFAULTS.past_events + 50)][-len(texts) :]
     asked = [one for one, _, _ in network.requests]
-    assert asked.count("backfill") <= MAX_ROUNDS
+    assert asked.count("backfill") <= DEFAULTS.past_rounds
     assert asked.count("state_ids") == 1
     for one in await there.timeline(room_id):
         event_id = one.pdu.event_id
@@ -142,7 +144,9 @@ async def test_of_a_long_past_the_newest_is_shown_on_the_state_of_then(network: 
 async def test_a_peer_that_does_not_tell_does_not_keep_us_out(
     network: Network, endpoint: str
 ) -> None:
-    here, there, room_id = await room_with_past(network, [f"{n}" for n in range(MAX_EVENTS)])
+    here, there, room_id = await room_with_past(
+        network, [f"{n}" for n in range(DEFAULTS.past_events)]
+    )
     network.lose_answer = lambda asked, peer: asked == endpoint
     await enter(here, there, room_id)
     await network.deliver()
@@ -151,11 +155,9 @@ async def test_a_peer_that_does_not_tell_does_not_keep_us_out(
     assert await heard(there, room_id) == ["after"]
 
 
-async def test_a_peer_that_takes_its_time_does_not_keep_us_waiting(
-    network: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_peer_that_takes_its_time_does_not_keep_us_waiting(network: Network) -> None:
+    network.bounds = replace(DEFAULTS, past_timeout_s=0.05)
     here, there, room_id = await room_with_past(network, ["one"])
-    monkeypatch.setattr("bridge.rooms.past.TIMEOUT_S", 0.05)
 
     async def dawdle(endpoint: str) -> None:
         if endpoint == "backfill":
@@ -197,8 +199,8 @@ async def test_a_peer_is_asked_for_few_states_however_broken_its_answer_is(
     )
     await enter(here, there, room_id)
     asked = [one for one, _, _ in network.requests]
-    assert asked.count("state_ids") <= MAX_STATE_REQUESTS
-    assert asked.count("backfill") <= MAX_ROUNDS
+    assert asked.count("state_ids") <= DEFAULTS.past_state_requests
+    assert asked.count("backfill") <= DEFAULTS.past_rounds
     await network.deliver()
     await say(here, room_id, "maker", "after")
     await network.deliver()
@@ -343,7 +345,7 @@ async def test_visibility_of_then_counts_not_of_now(network: Network) -> None:
     """Also where a peer gives us more than it should."""
     here, there, room_id = await room_with_past(network, [])
     await change(here, room_id, "m.room.history_visibility", {"history_visibility": "joined"})
-    for number in range(MAX_EVENTS):
+    for number in range(DEFAULTS.past_events):
         await say(here, room_id, "maker", f"secret {number}")
     await change(here, room_id, "m.room.history_visibility", {"history_visibility": "shared"})
     await say(here, room_id, "maker", "open")

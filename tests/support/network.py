@@ -31,6 +31,7 @@ from bridge.ids import (
 )
 from bridge.ports.matrix import Acceptance, Profile, RoomEvent
 from bridge.rooms.assembly import Rooms, build_rooms
+from bridge.rooms.bounds import DEFAULTS
 from bridge.rooms.network import Json
 from bridge.storage import events as event_rows
 from bridge.storage import streams
@@ -118,6 +119,8 @@ class Network:
         self.tamper: Callable[[str, Any], Any] = lambda endpoint, answer: answer
         self.after_answer: Callable[[str], Awaitable[None]] | None = None
         self.lose_pdu: Callable[[ServerName, Json], bool] = lambda peer, pdu: False
+        self.bounds = DEFAULTS
+        """Of the servers that are added from now on."""
         self._folder = folder
 
     async def add(
@@ -146,6 +149,7 @@ class Network:
             peers=peers,
             keyring=NetworkKeys(self),
             lookups=lookups,
+            bounds=self.bounds,
         )
         backend = NativeBackend(
             server_name=server_name,
