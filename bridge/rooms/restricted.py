@@ -21,7 +21,7 @@ async def needs_voucher(states: RoomStates, room: Room, user_id: UserId) -> bool
     found = await states.pick(room.state, (JOIN_RULES, (MEMBER, user_id)))
     rules = found.get(JOIN_RULES)
     rule = None if rules is None else rules.content.get("join_rule")
-    if rule not in room.version.auth.restricted_rules:
+    if not isinstance(rule, str) or rule not in room.version.auth.restricted_rules:
         return False
     member = found.get((MEMBER, user_id))
     return member is None or member.membership not in ("join", "invite")

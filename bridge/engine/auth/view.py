@@ -36,10 +36,11 @@ class AuthView:
         return "leave" if event is None else event.membership or "leave"
 
     @property
-    def join_rule(self) -> object:
-        """`invite` where none is set. What is set may be any JSON value."""
+    def join_rule(self) -> str | None:
+        """`invite` where none is set; None where what is set is no string, and so no known rule."""
         event = self.state.get(JOIN_RULES)
-        return "invite" if event is None else event.content.get("join_rule", "invite")
+        value = "invite" if event is None else event.content.get("join_rule", "invite")
+        return value if isinstance(value, str) else None
 
     @property
     def power_levels(self) -> Pdu | None:
