@@ -107,11 +107,18 @@ def parse_event_id(text: object) -> EventId:
     return EventId(text)
 
 
+def parse_event_id_with_server(text: object) -> EventId:
+    """`$opaque:server` of room versions 1 and 2."""
+    _split(text, "$", "event ID")
+    assert isinstance(text, str)
+    return EventId(text)
+
+
 def localpart_of(identifier: UserId | RoomAlias) -> str:
     """What stands between the sigil and the first colon."""
     return identifier[1:].partition(":")[0]
 
 
-def server_of(identifier: UserId | RoomAlias) -> ServerName:
-    """What stands behind the first colon."""
+def server_of(identifier: UserId | RoomAlias | EventId) -> ServerName:
+    """What stands behind the first colon; for an event ID that is a hash, nothing."""
     return ServerName(identifier.partition(":")[2])

@@ -7,19 +7,22 @@ joins). Spec: S2S, adding hashes and signatures to outgoing events.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from bridge.engine.canonical import MAX_INTEGER, JsonObject, check_canonical
 from bridge.engine.format import max_integer
-from bridge.engine.hashes import content_hash
-from bridge.engine.keys import SigningKey
+from bridge.engine.hashes import content_hash, reference_hash
+from bridge.engine.keys import SigningKey, encode_base64
 from bridge.engine.pdu import Pdu
 from bridge.engine.signing import sign_event
 from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput
 from bridge.ids import EventId, RoomId, ServerName, UserId
+
+_NO_EVENTS: Mapping[EventId, Pdu] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,15 @@ def next_depth(depths: Sequence[int], limit: int = MAX_INTEGER) -> int:
     return min(max(depths, default=0) + 1, limit)
 
 
+def chosen_event_id(
+    version: RoomVersion, server: ServerName, random_text: Callable[[], str]
+) -> EventId | None:
+    """The ID of a new event of ours where the server chooses it; None where it is a hash."""
+    if not version.event_format.named_by_sender:
+        return None
+    return EventId(f"${random_text()}:{server}")
+
+
 def event_template(
     draft: Draft,
     *,
@@ -58,8 +70,12 @@ def event_template(
     auth_events: Sequence[EventId],
     version: RoomVersion,
     origin_server_ts: int,
+    linked: Mapping[EventId, Pdu] = _NO_EVENTS,
 ) -> JsonObject:
-    """The event without hashes and signatures, as make_join and its like hand it out."""
+    """The event without hashes and signatures, as make_join and its like hand it out.
+
+    `linked`: all previous and auth events, where links carry their hashes; else not looked at.
+    """
     content = dict(draft.content)
     json: JsonObject = {
         "type": draft.type,
@@ -67,8 +83,8 @@ def event_template(
         "content": content,
         "origin_server_ts": origin_server_ts,
         "depth": next_depth([prev.depth for prev in prev_events], max_integer(version)),
-        "prev_events": [prev.event_id for prev in prev_events],
-        "auth_events": list(auth_events),
+        "prev_events": _links([prev.event_id for prev in prev_events], version, linked),
+        "auth_events": _links(auth_events, version, linked),
     }
     if draft.room_id is not None:
         json["room_id"] = draft.room_id
@@ -82,6 +98,17 @@ def event_template(
     return json
 
 
+def _links(
+    event_ids: Sequence[EventId], version: RoomVersion, linked: Mapping[EventId, Pdu]
+) -> list[Any]:
+    if not version.event_format.links_with_hashes:
+        return list(event_ids)
+    return [
+        [one, {"sha256": encode_base64(reference_hash(linked[one].json, version))}]
+        for one in event_ids
+    ]
+
+
 def build_pdu(
     draft: Draft,
     *,
@@ -91,8 +118,13 @@ def build_pdu(
     key: SigningKey,
     server: ServerName,
     origin_server_ts: int,
+    event_id: EventId | None = None,
+    linked: Mapping[EventId, Pdu] = _NO_EVENTS,
 ) -> Pdu:
-    """A signed PDU. Raises `BadInput` when the draft breaks a format or size limit."""
+    """A signed PDU. Raises `BadInput` when the draft breaks a format or size limit.
+
+    `event_id` as for `complete`, `linked` as for `event_template`.
+    """
     if not version.event_format.strict_json:
         # What others may send, we need not.
         check_canonical(draft.content)
@@ -102,20 +134,31 @@ def build_pdu(
         auth_events=auth_events,
         version=version,
         origin_server_ts=origin_server_ts,
+        linked=linked,
     )
-    return complete(template, version=version, key=key, server=server)
+    return complete(template, version=version, key=key, server=server, event_id=event_id)
 
 
-def complete(template: object, *, version: RoomVersion, key: SigningKey, server: ServerName) -> Pdu:
+def complete(
+    template: object,
+    *,
+    version: RoomVersion,
+    key: SigningKey,
+    server: ServerName,
+    event_id: EventId | None = None,
+) -> Pdu:
     """Hash and sign a template, which may be another server's. Raises `BadInput`.
 
-    Check before that the template says what was asked for (room, sender, membership): this signs
-    whatever has the format of an event.
+    `event_id`: from `chosen_event_id`; what the template says is never taken. Check before that
+    the template says what was asked for (room, sender, membership): this signs whatever has the
+    format of an event.
     """
     if not isinstance(template, dict):
         raise BadInput("an event template is a JSON object")
     dropped = ("event_id", "unsigned", "signatures", "hashes")
     json: JsonObject = {name: value for name, value in template.items() if name not in dropped}
+    if event_id is not None:
+        json["event_id"] = event_id
     strict = version.event_format.strict_json
     check_canonical(json, strict=strict)
     json["hashes"] = {"sha256": content_hash(json, strict=strict)}

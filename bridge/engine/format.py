@@ -1,7 +1,9 @@
 """Format and size of a PDU: step 1 of the checks on receipt.
 
 Only what the room version's schema and the size limits ask for, because whatever we drop here and
-others keep becomes a gap. Spec: rooms/vN, event format; client-server API, size limits.
+others keep becomes a gap. Links with hashes are read for their event IDs; whether the hash is the
+named event's is not checked, as the specification asks for no such check and nobody makes it.
+Spec: rooms/vN, event format; client-server API, size limits.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from bridge.engine.canonical import (
 )
 from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput
-from bridge.ids import parse_event_id, parse_room_id, parse_user_id
+from bridge.ids import parse_event_id, parse_event_id_with_server, parse_room_id, parse_user_id
 
 MAX_PDU_BYTES = 65536
 MAX_KEY_BYTES = 255
@@ -23,6 +25,9 @@ MAX_KEY_BYTES = 255
 
 def check_format(json: JsonObject, version: RoomVersion) -> None:
     """Raise `BadInput` unless a parsed canonical value has the shape of a PDU."""
+    rules = version.event_format
+    if rules.named_by_sender:
+        parse_event_id_with_server(json.get("event_id"))
     kind = _text(json, "type")
     _check_bytes(kind, "type")
     if "state_key" in json:
@@ -35,8 +40,9 @@ def check_format(json: JsonObject, version: RoomVersion) -> None:
     _check_integer(json, "origin_server_ts", largest)
     if _check_integer(json, "depth", largest) < 0:
         raise BadInput("depth is negative")
-    _check_links(json, "prev_events", version.event_format.max_prev_events)
-    _check_links(json, "auth_events", version.event_format.max_auth_events)
+    check_links = _check_links_with_hashes if rules.links_with_hashes else _check_links
+    check_links(json, "prev_events", rules.max_prev_events)
+    check_links(json, "auth_events", rules.max_auth_events)
     _text(_object(json, "hashes"), "sha256")
     _check_signatures(_object(json, "signatures"))
 
@@ -95,6 +101,21 @@ def _check_links(json: JsonObject, name: str, limit: int) -> None:
         raise BadInput(f"more than {limit} {name}")
     for link in links:
         parse_event_id(link)
+
+
+def _check_links_with_hashes(json: JsonObject, name: str, limit: int) -> None:
+    links = json.get(name)
+    if not isinstance(links, list):
+        raise BadInput(f"{name} is not an array")
+    if len(links) > limit:
+        raise BadInput(f"more than {limit} {name}")
+    for link in links:
+        if not isinstance(link, list) or len(link) != 2 or not isinstance(link[1], dict):
+            raise BadInput(f"{name} holds what is no pair of event ID and hashes")
+        _text(link[1], "sha256")
+        # Of IDs that somebody chose an event could name its own.
+        if parse_event_id(link[0]) == json.get("event_id"):
+            raise BadInput(f"the event stands in its own {name}")
 
 
 def _check_signatures(signatures: JsonObject) -> None:

@@ -79,7 +79,12 @@ def reference_hash(json: JsonObject, version: RoomVersion) -> bytes:
 
 
 def event_id_of(json: JsonObject, version: RoomVersion) -> EventId:
-    """`$` and the reference hash in unpadded Base64, URL-safe where the version says so."""
+    """`$` and the reference hash in unpadded Base64, URL-safe where the version says so.
+
+    Where the sender names its events, the name, which `check_format` has looked at.
+    """
+    if version.event_format.named_by_sender:
+        return EventId(json["event_id"])
     digest = reference_hash(json, version)
     if not version.event_format.url_safe_event_ids:
         return EventId("$" + encode_base64(digest))

@@ -1,7 +1,8 @@
 """A PDU: the untouched JSON object, its event ID and typed readings of it.
 
 Nothing is rebuilt from parsed fields, because unknown keys are part of hashes and signatures.
-The one key taken away is a stray `event_id`, which is computed and never carried.
+The one key taken away is a stray `event_id`: where IDs are hashes it is computed, never carried.
+Where senders choose them, two events may have one ID: `is_same` tells them apart.
 Spec: rooms/vN, event format.
 """
 
@@ -13,12 +14,13 @@ from typing import Any
 
 from bridge.engine.canonical import JsonObject, check_canonical, encode_canonical
 from bridge.engine.format import check_format, check_size, is_rootless_create
-from bridge.engine.hashes import event_id_of, redact
+from bridge.engine.hashes import event_id_of, redact, reference_hash
 from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput
 from bridge.ids import EventId, RoomId, ServerName, UserId, server_of
 
 _NOT_OWN = frozenset({"event_id", "unsigned"})
+_NOT_OWN_WHERE_NAMED = frozenset({"unsigned"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,9 @@ class Pdu:
         """
         if not isinstance(json, dict):
             raise BadInput("an event is a JSON object")
-        own: JsonObject = {name: json[name] for name in json if name not in _NOT_OWN}
+        named = version.event_format.named_by_sender
+        not_own = _NOT_OWN_WHERE_NAMED if named else _NOT_OWN
+        own: JsonObject = {name: json[name] for name in json if name not in not_own}
         check_canonical(own, strict=version.event_format.strict_json)
         check_format(own, version)
         check_size(own)
@@ -57,6 +61,15 @@ class Pdu:
     ) -> Pdu:
         """From our own storage, where it was checked before."""
         return cls(event_id=event_id, json=json, version=version, rejected=rejected)
+
+    def is_same(self, other: Pdu) -> bool:
+        """Whether it is one event, redacted or not, by its reference hash, that of the room and of
+        the content included. Where IDs are hashes an equal ID says so already."""
+        if self.event_id != other.event_id or self.version.id != other.version.id:
+            return False
+        if not self.version.event_format.named_by_sender:
+            return True
+        return reference_hash(self.json, self.version) == reference_hash(other.json, other.version)
 
     def redacted(self) -> Pdu:
         """The redacted copy; same event ID."""
@@ -142,12 +155,20 @@ class Pdu:
     @property
     def prev_events(self) -> Sequence[EventId]:
         links: Sequence[EventId] = self.json["prev_events"]
-        return links
+        return linked_ids(links) if self.version.event_format.links_with_hashes else links
 
     @property
     def auth_events(self) -> Sequence[EventId]:
         links: Sequence[EventId] = self.json["auth_events"]
-        return links
+        return linked_ids(links) if self.version.event_format.links_with_hashes else links
+
+
+def linked_ids(links: object) -> list[EventId]:
+    """The event IDs of `prev_events` or `auth_events`, alone or with hashes; from a template too,
+    which nobody has checked: what is none is left out."""
+    entries = links if isinstance(links, list) else []
+    ids = [entry[0] if isinstance(entry, list) and entry else entry for entry in entries]
+    return [EventId(one) for one in ids if isinstance(one, str)]
 
 
 def _is_canonical(value: object) -> bool:

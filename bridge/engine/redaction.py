@@ -1,6 +1,6 @@
 """Redacting events, and whether a redaction applies. The key lists are in the room version.
 
-Spec: rooms/vN, redactions; rooms/v3, handling redactions.
+Spec: rooms/vN, redactions; rooms/v1, authorisation rule 11; rooms/v3, handling redactions.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ def redact_pdu(pdu: Pdu) -> Pdu:
 def may_apply_redaction(redaction: Pdu, target: Pdu, power: PowerLevels) -> bool:
     """Whether an accepted redaction takes effect on an accepted target; `power` is the room's.
 
-    The redact level, or the target's own server: the same *server*, not the same user. It does
-    not say whether either event was accepted.
+    The redact level, or the target's own server: the same *server*, not the same user. Where the
+    auth rules have asked that already, every accepted one does. It does not say whether either
+    event was accepted.
     """
     if redaction.redacts != target.event_id or redaction.room_id != target.room_id:
         return False
+    if redaction.version.auth.check_redactions:
+        return True
     return power.may_redact(redaction.sender) or redaction.sender_server == target.sender_server

@@ -73,11 +73,17 @@ def required_signers(pdu: Pdu) -> frozenset[ServerName]:
 
     The sender's, save for third-party invites, which another server may send (the identity
     server's signature is checked by the auth rules); and the server of the member who vouches
-    for a restricted join. Spec: S2S, validating signatures; rooms/v8, authorisation rule 4.2.
+    for a restricted join. Where senders choose the event ID, the server that it names as well.
+
+    Deviates: the text asks for that signature where that server is not the sender's. Here it is
+    needed of third-party invites too: else anybody could take any ID of the sender's server.
+    Spec: S2S, validating signatures; rooms/v8, authorisation rule 4.2.
     """
     signers: set[ServerName] = set()
     if not (pdu.membership == "invite" and "third_party_invite" in pdu.content):
         signers.add(pdu.sender_server)
+    if pdu.version.event_format.named_by_sender:
+        signers.add(server_of(pdu.event_id))
     if pdu.type == "m.room.member" and pdu.version.auth.restricted_rules:
         voucher = pdu.content.get("join_authorised_via_users_server")
         if voucher is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections import ChainMap, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bridge.engine.auth import auth_event_keys, auth_state_keys
-from bridge.engine.build import Draft, PrevEvent, build_pdu
+from bridge.engine.build import Draft, PrevEvent, build_pdu, chosen_event_id
 from bridge.engine.keys import SigningKey
 from bridge.engine.pdu import Pdu
 from bridge.engine.power import creators_of
@@ -22,7 +23,7 @@ CAROL = UserId("@carol:c.example")
 DAVE = UserId("@dave:a.example")
 
 START_MS = 1_700_000_000_000
-VERSION_IDS = ("3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "I.1")
+VERSION_IDS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "I.1")
 
 
 def since(version_id: str, number: int) -> bool:
@@ -50,6 +51,7 @@ class RoomBuilder:
         self.state_after: dict[EventId, dict[StateKey, EventId]] = {}
         self.last = EventId("")  # until the create event is there
         self._clock_ms = START_MS
+        self._named = 0
         content: dict[str, Any] = {"room_version": version_id}
         if self.version.auth.creator_in_content:
             content["creator"] = creator
@@ -71,6 +73,7 @@ class RoomBuilder:
         redacts: EventId | None = None,
         auth_events: Sequence[EventId] | None = None,
         state: Mapping[StateKey, EventId] | None = None,
+        event_id: EventId | None = None,
     ) -> Pdu:
         """A signed PDU that is not added to the room."""
         content = content or {}
@@ -81,6 +84,7 @@ class RoomBuilder:
             keys = auth_event_keys(event_type, sender, state_key, content, self.version)
             auth_events = [before[key] for key in sorted(keys) if key in before]
         self._clock_ms += 1000
+        self._named += 1
         server = server_of(sender)
         return build_pdu(
             Draft(
@@ -100,6 +104,10 @@ class RoomBuilder:
             key=key_of(server),
             server=server,
             origin_server_ts=self._clock_ms if ts is None else ts,
+            event_id=event_id
+            or chosen_event_id(self.version, server, lambda: f"event{self._named}"),
+            # Whose hash a link to an event of elsewhere has is nowhere looked at.
+            linked=ChainMap(self.events, defaultdict(lambda: self.create)),
         )
 
     def send(self, *args: Any, after: Sequence[EventId] | None = None, **kwargs: Any) -> Pdu:

@@ -12,6 +12,7 @@ from bridge.engine.build import prototype
 from bridge.engine.pdu import Pdu
 from bridge.engine.power import PowerLevels
 from bridge.errors import Refused
+from bridge.ids import EventId
 from tests.engine.rooms import (
     ALICE,
     BOB,
@@ -101,6 +102,19 @@ def test_selection_survives_malformed_third_party_invites(invite: Any) -> None:
     content = {"membership": "invite", "third_party_invite": invite}
     version = RoomBuilder("10").version
     assert len(auth_event_keys("m.room.member", BOB, CAROL, content, version)) == 5
+
+
+@pytest.mark.parametrize("version_id", ["1", "2"])
+def test_the_redaction_s_own_event_id_decides_and_not_its_sender(version_id: str) -> None:
+    room = public_room(version_id, BOB)
+    redaction = room.draft(
+        "m.room.redaction",
+        BOB,
+        {},
+        redacts=EventId("$x:a.example"),
+        event_id=EventId("$redaction:a.example"),
+    )
+    assert rule_for(room, redaction) == ""
 
 
 @before_6

@@ -327,9 +327,16 @@ def test_a_template_from_a_resident_server_is_completed_with_our_signature(
         auth_events=right.auth_events,
         version=room.version,
         origin_server_ts=right.origin_server_ts,
+        linked=room.events,
     )
     noise = {"event_id": "$x", "hashes": {"sha256": "x"}, "unsigned": {"age": 1}}
-    joined = complete({**template, **noise}, version=room.version, key=key_of(B), server=B)
+    joined = complete(
+        {**template, **noise},
+        version=room.version,
+        key=key_of(B),
+        server=B,
+        event_id=right.event_id if room.version.event_format.named_by_sender else None,
+    )
     assert joined == right
     assert check(joined, published(B)) == joined
 

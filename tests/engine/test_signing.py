@@ -24,7 +24,7 @@ from bridge.engine.signing import (
 from bridge.engine.versions import get_version
 from bridge.engine.versions.rules import SigningRules
 from bridge.errors import BadInput
-from bridge.ids import KeyId, ServerName
+from bridge.ids import EventId, KeyId, ServerName
 from tests.engine.rooms import ALICE, BOB, CAROL, VERSION_IDS, key_of, public_room, since
 from tests.engine.test_canonical import canonical_values
 
@@ -151,6 +151,25 @@ def test_the_sender_s_server_must_sign(version_id: str) -> None:
     room = public_room(version_id, BOB)
     pdu = room.send("m.room.message", BOB, {"body": "x"})
     assert required_signers(pdu) == {"b.example"}
+
+
+@pytest.mark.parametrize("version_id", ["1", "2"])
+def test_the_server_of_the_event_id_must_sign_too_until_version_2(version_id: str) -> None:
+    room = public_room(version_id, BOB)
+    event_id = EventId("$x:c.example:8448")
+    pdu = room.send("m.room.message", BOB, {"body": "x"}, event_id=event_id)
+    assert required_signers(pdu) == {"b.example", "c.example:8448"}
+
+
+@pytest.mark.parametrize("version_id", ["1", "2"])
+def test_a_third_party_invite_is_signed_by_the_server_that_named_it_until_version_2(
+    version_id: str,
+) -> None:
+    # Unsigned it could take any event ID of the server of its sender.
+    room = public_room(version_id)
+    content = {"membership": "invite", "third_party_invite": {"signed": {"token": "t"}}}
+    pdu = room.send("m.room.member", ALICE, content, BOB)
+    assert required_signers(pdu) == {"a.example"}
 
 
 @pytest.mark.parametrize("version_id", VERSION_IDS)

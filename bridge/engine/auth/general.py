@@ -1,15 +1,15 @@
 """The authorisation rules in their order. `check_auth` judges against a state, and
 `check_auth_events` judges the choice of auth events.
 
-Numbers are those of versions 6 to 11; version 12 inserts one after the first. Versions 3 to 5 have
-one about `m.room.aliases` after the third.
+Numbers are those of versions 6 to 11; version 12 inserts one after the first. Versions 1 to 5 have
+one about `m.room.aliases` after the third, versions 1 and 2 one about redactions before the last.
 
 1. The create event by itself.   2. The auth events (`check_auth_events`), and from 12: the room ID
 names the create event.   3. `m.federate`.   4. Member events.   5. The sender is in the room.
 6. Third-party invites.   7. The level for the type.   8. State keys that are user IDs.
 9. Power levels.   10. Otherwise allow.
 
-Spec: rooms/v3, v6, v7, v8, v10, v11 and v12, authorisation rules.
+Spec: rooms/v1, v3, v6, v7, v8, v10, v11 and v12, authorisation rules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bridge.engine.auth.selection import auth_event_keys
 from bridge.engine.auth.view import AuthView, create_of, refuse
 from bridge.engine.pdu import Pdu
 from bridge.engine.state import CREATE, THIRD_PARTY_INVITE, AuthState, StateKey
-from bridge.ids import EventId
+from bridge.ids import EventId, server_of
 
 
 def check_auth(pdu: Pdu, auth_state: AuthState) -> None:
@@ -63,6 +63,8 @@ def check_auth(pdu: Pdu, auth_state: AuthState) -> None:
         refuse("state_key", "the state key is another user's ID")
     if pdu.type == "m.room.power_levels":  # 9
         check_power_levels(pdu, view)
+    elif pdu.type == "m.room.redaction" and pdu.version.auth.check_redactions:
+        _check_redaction(pdu, view)
 
 
 def _check_aliases(pdu: Pdu) -> None:
@@ -71,6 +73,14 @@ def _check_aliases(pdu: Pdu) -> None:
         refuse("aliases.state_key", "the aliases of a server are a state event")
     if pdu.state_key != pdu.sender_server:
         refuse("aliases.server", "the aliases are another server's")
+
+
+def _check_redaction(pdu: Pdu, view: AuthView) -> None:
+    # The servers are those of the event IDs, and the redacted event need not be known.
+    if view.power.may_redact(pdu.sender):
+        return
+    if pdu.redacts is None or server_of(pdu.redacts) != server_of(pdu.event_id):
+        refuse("redaction.level", "the sender may not redact events of other servers")
 
 
 def check_auth_events(

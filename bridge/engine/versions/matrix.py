@@ -37,16 +37,21 @@ _POWER_KEYS = frozenset(
 )
 _MEMBER_KEYS = frozenset({"membership", "join_authorised_via_users_server"})
 
-V3 = RoomVersion(
-    id=RoomVersionId("3"),
-    # rooms/v3, event IDs, event format and canonical JSON
+V1 = RoomVersion(
+    id=RoomVersionId("1"),
+    creatable=False,
+    # S2S, PUT /v1/invite
+    invited_by_v1=True,
+    # rooms/v1, event IDs, event format and canonical JSON
     event_format=EventFormatRules(
+        named_by_sender=True,
+        links_with_hashes=True,
         room_id_from_create=False,
         redacts_in_content=False,
         url_safe_event_ids=False,
         strict_json=False,
     ),
-    # rooms/v3, redactions
+    # rooms/v1, redactions
     redaction=RedactionRules(
         top_level=frozenset(
             {
@@ -78,7 +83,7 @@ V3 = RoomVersion(
             }
         ),
     ),
-    # rooms/v3, authorisation rules, and deprecated event content schemas
+    # rooms/v1, authorisation rules, and deprecated event content schemas
     auth=AuthRules(
         create_in_auth_events=True,
         creator_in_content=True,
@@ -86,14 +91,33 @@ V3 = RoomVersion(
         invite_rules=frozenset({"invite"}),
         restricted_rules=frozenset(),
         knock_rules=frozenset(),
+        check_redactions=True,
         aliases_by_server=True,
         check_notifications=False,
         integer_levels=False,
     ),
-    # rooms/v3, state resolution
-    stateres=StateResolutionRules(starts_empty=False, conflicted_subgraph=False),
+    # rooms/v1, state resolution
+    stateres=StateResolutionRules(algorithm="v1", starts_empty=False, conflicted_subgraph=False),
     # Not before rooms/v5, signing key validity period
     signing=SigningRules(enforce_key_validity=False),
+)
+
+V2 = replace(
+    V1,
+    id=RoomVersionId("2"),
+    # rooms/v2, state resolution
+    stateres=replace(V1.stateres, algorithm="v2"),
+)
+
+V3 = replace(
+    V2,
+    id=RoomVersionId("3"),
+    creatable=True,
+    invited_by_v1=False,
+    # rooms/v3, event IDs and event format
+    event_format=replace(V2.event_format, named_by_sender=False, links_with_hashes=False),
+    # rooms/v3, authorisation rules and handling redactions
+    auth=replace(V2.auth, check_redactions=False),
 )
 
 V4 = replace(

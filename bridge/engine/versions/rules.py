@@ -26,6 +26,13 @@ class EventFormatRules:
     """The create event has no `room_id`; the room ID is its event ID with `!`. From 12."""
     redacts_in_content: bool
     """`redacts` of a redaction stands in `content`, not at the top level. From 11."""
+    named_by_sender: bool = False
+    """The server that makes an event chooses its ID, `$opaque:domain`, which stands in the event as
+    `event_id`; that domain's server has to sign. Until 2, later ones are hashes.
+    Spec: rooms/v1 and rooms/v3, event IDs; S2S, validating hashes and signatures."""
+    links_with_hashes: bool = False
+    """`prev_events` and `auth_events` are pairs of an event ID and `{"sha256": reference hash}`.
+    Until 2. Spec: rooms/v1 and rooms/v3, event format."""
     max_prev_events: int = 20
     max_auth_events: int = 10
     url_safe_event_ids: bool = True
@@ -70,6 +77,10 @@ class AuthRules:
     """Join rules by which a member with the right to invite may vouch for a join. From 8."""
     knock_rules: frozenset[str]
     """Join rules that let people knock. From 7."""
+    check_redactions: bool = False
+    """A redaction needs the redact level or an ID of the redacted event's server, and takes effect
+    when it is accepted. Until 2 (rule 11); from 3 the same decides about the effect alone.
+    Spec: rooms/v1, authorisation rules; rooms/v3, handling redactions."""
     aliases_by_server: bool = False
     """`m.room.aliases` is each server's own under its name, whoever sends it. Until 5 (rule 4)."""
     check_notifications: bool = True
@@ -112,3 +123,9 @@ class RoomVersion:
     signing: SigningRules
     extensible_events: bool = False
     """Messages are extensible events (MSC1767), and only those are sent."""
+    creatable: bool = True
+    """We make rooms of it. Those of 1 and 2 we only enter: their event IDs can clash, and the state
+    of 1 may fall back. Spec: rooms/v1, state resolution; rooms/v3, event IDs."""
+    invited_by_v1: bool = False
+    """Invites into its rooms may come by the first endpoint, which names no version.
+    Spec: S2S, PUT /v1/invite."""

@@ -2,7 +2,7 @@
 
 A table is one sub-rule: the word with which the engine refuses by it, its number in the texts of
 the room versions, and rows. A row is a state, an event and what is expected, which may change from
-one version on. `1` and `2` join the tables as soon as they are registered.
+one version on.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def _pdu(room: RoomBuilder, event: Event) -> Pdu:
 def _judge_create(version_id: str, changes: Mapping[str, Any]) -> str:
     room = RoomBuilder(version_id)
     json = {**room.create.json, **changes}
-    if "prev_events" in changes:  # itself, in the form of the version
+    if "prev_events" in changes:  # its own child, in the form of the version
+        room.join(ALICE)
         json["prev_events"] = room.draft("x", ALICE).json["prev_events"]
     json["content"] = {**room.create.content, **changes.get("content", {})}
     json["content"] = {key: value for key, value in json["content"].items() if value is not None}

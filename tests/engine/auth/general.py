@@ -341,6 +341,18 @@ REDACTION = (
                 levels={"redact": 60},
             ),
             row(
+                "an event of the same host at another port",
+                event("m.room.redaction", BOB, redacts=EventId("$x:b.example:8448")),
+                {1: "redaction.level", 3: ""},
+                members=JOINED,
+            ),
+            row(
+                "an event ID without a server",
+                event("m.room.redaction", BOB, redacts=EventId("$x")),
+                {1: "redaction.level", 3: ""},
+                members=JOINED,
+            ),
+            row(
                 "what names no event",
                 event("m.room.redaction", BOB),
                 {1: "redaction.level", 3: ""},
