@@ -17,7 +17,7 @@ from bridge.engine.format import check_format, check_size, is_rootless_create
 from bridge.engine.hashes import event_id_of, redact, reference_hash
 from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput
-from bridge.ids import EventId, RoomId, ServerName, UserId, server_of
+from bridge.ids import EventId, RoomId, ServerName, UserId, parse_event_id, server_of
 
 _NOT_OWN = frozenset({"event_id", "unsigned"})
 _NOT_OWN_WHERE_NAMED = frozenset({"unsigned"})
@@ -137,12 +137,15 @@ class Pdu:
 
     @property
     def redacts(self) -> EventId | None:
-        """What a redaction names, wherever the version keeps it."""
+        """What a redaction names, wherever the version keeps it; None where it is no event ID."""
         if self.type != "m.room.redaction":
             return None
         in_content = self.version.event_format.redacts_in_content
         value = (self.content if in_content else self.json).get("redacts")
-        return EventId(value) if isinstance(value, str) else None
+        try:
+            return parse_event_id(value)
+        except BadInput:
+            return None
 
     @property
     def depth(self) -> int:

@@ -9,7 +9,7 @@ from bridge.engine.hashes import redact
 from bridge.engine.pdu import Pdu
 from bridge.engine.power import PowerLevels
 
-__all__ = ["may_apply_redaction", "redact", "redact_pdu"]
+__all__ = ["may_apply_redaction", "may_redact_anything", "redact", "redact_pdu"]
 
 
 def redact_pdu(pdu: Pdu) -> Pdu:
@@ -29,3 +29,9 @@ def may_apply_redaction(redaction: Pdu, target: Pdu, power: PowerLevels) -> bool
     if redaction.version.auth.check_redactions:
         return True
     return power.may_redact(redaction.sender) or redaction.sender_server == target.sender_server
+
+
+def may_redact_anything(redaction: Pdu, power: PowerLevels) -> bool:
+    """Whether an accepted redaction takes effect whosever its target is: what can be told of it
+    before the target is here."""
+    return power.may_redact(redaction.sender)

@@ -7,6 +7,7 @@ Spec: S2S, checks on receipt of a PDU; soft failure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from bridge.clock import Clock
@@ -66,7 +67,7 @@ class Acceptor:
 
         async def attempt() -> Decision:
             room = await self._states.joined_room(room_id)
-            there, historic = await self._database.read(partial(_look_up, event_id=pdu.event_id))
+            there, historic, redacted_by = await self._database.read(partial(_look_up, pdu=pdu))
             if there is not None and not there.outlier:
                 if queued:
                     await self._finish(pdu.event_id, _outcome(there.verdict, None))
@@ -88,6 +89,7 @@ class Acceptor:
                 outgoing=outgoing,
                 historic=historic,
                 promoted=there is not None,
+                redacted_by=redacted_by,
             )
             if before is not None:
                 plan.also.append(_note_gaps(room_id, pdu))
@@ -189,7 +191,28 @@ class Acceptor:
             )
             done[pdu.event_id] = known
             judged.append((known, decision.rule or None))
-        return judged
+        return await self._redacted([known for known, _ in judged], [rule for _, rule in judged])
+
+    async def _redacted(
+        self, known: Sequence[KnownEvent], rules: Sequence[str | None]
+    ) -> list[tuple[KnownEvent, str | None]]:
+        """Those whose redactions came before them lose their content at once."""
+        targets = {one.pdu.event_id: one.pdu.sender_server for one in known if not one.is_rejected}
+        by: dict[EventId, EventId] = {}
+        if targets:
+            room_id = known[0].pdu.room_id
+            by = await self._database.read(
+                lambda tx: event_rows.find_redactions(tx, room_id, targets)
+            )
+        return [
+            (
+                replace(one, pdu=one.pdu.redacted(), redacted_by=by[one.pdu.event_id])
+                if one.pdu.event_id in by
+                else one,
+                rule,
+            )
+            for one, rule in zip(known, rules, strict=True)
+        ]
 
     async def _finish(self, event_id: EventId, outcome: str) -> None:
         def unit(tx: Transaction) -> None:
@@ -199,10 +222,11 @@ class Acceptor:
         await self._database.write(unit)
 
 
-def _look_up(tx: Transaction, event_id: EventId) -> tuple[event_rows.EventRow | None, bool]:
-    """The event as it is stored, and whether something after it is known already."""
-    there = event_rows.find(tx, [event_id]).get(event_id)
-    return there, event_rows.has_children(tx, event_id)
+def _look_up(tx: Transaction, pdu: Pdu) -> tuple[event_rows.EventRow | None, bool, EventId | None]:
+    """The event as it is stored, whether something after it is known already, its redaction."""
+    there = event_rows.find(tx, [pdu.event_id]).get(pdu.event_id)
+    redactions = event_rows.find_redactions(tx, pdu.room_id, {pdu.event_id: pdu.sender_server})
+    return there, event_rows.has_children(tx, pdu.event_id), redactions.get(pdu.event_id)
 
 
 def in_auth_order(pdus: dict[EventId, Pdu]) -> list[Pdu]:

@@ -23,7 +23,7 @@ from typing import TypeVar
 from bridge.clock import Clock
 from bridge.engine.pdu import Pdu
 from bridge.engine.power import PowerLevels
-from bridge.engine.redaction import may_apply_redaction
+from bridge.engine.redaction import may_apply_redaction, may_redact_anything
 from bridge.engine.state import CREATE, MEMBER, POWER_LEVELS
 from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput, Conflict, Unavailable
@@ -44,8 +44,6 @@ from bridge.storage import rooms as room_rows
 from bridge.storage.database import Database, Transaction
 from bridge.storage.schema import stream_acceptances, stream_events
 
-MAX_LATE_REDACTIONS = 50
-"""Redactions looked through for an event that came after its redaction."""
 EVENTS_TOPIC = "events"
 FEDERATION_TOPIC = "federation"
 LOCK_TIMEOUT_S = 120.0
@@ -86,7 +84,9 @@ class Plan:
     members: dict[UserId, room_rows.MemberRow | None] = field(default_factory=dict)
     """What changed in the current state; None: no member event any more."""
     replaces_members: bool = False
-    redactions: list[tuple[KnownEvent, EventId]] = field(default_factory=list)
+    redactions: dict[EventId, tuple[KnownEvent, EventId]] = field(default_factory=dict)
+    """Those that take effect, by their target."""
+    redaction_rows: list[event_rows.RedactionRow] = field(default_factory=list)
     also: list[Callable[[Transaction], None]] = field(default_factory=list)
     """Rows that belong into the same commit."""
 
@@ -193,10 +193,15 @@ class Appender:
         shown: bool = False,
         untold: bool = False,
         promoted: bool = False,
+        redacted_by: EventId | None = None,
     ) -> None:
-        """Plan one event. `historic`: something after it is known already, so that it changes
-        neither the extremities nor the current state, and has no place in the arrival order.
-        `shown`: it has one nevertheless, where `untold` as history, not as new."""
+        """Plan one event.
+
+        `historic`: something after it is known already, so that it changes neither the extremities
+        nor the current state, and has no place in the arrival order. `shown`: it has one
+        nevertheless, where `untold` as history, not as new. `redacted_by`: a stored redaction that
+        takes effect on it.
+        """
         accepted = verdict == event_rows.ACCEPTED
         addition = Addition(
             pdu=pdu,
@@ -222,11 +227,13 @@ class Appender:
         if after.is_same(plan.room.snapshot):
             after = plan.room.snapshot
         plan.afters[pdu.event_id] = after
+        if verdict != event_rows.REJECTED:
+            self._plan_late_redaction(plan, pdu, redacted_by)
         if not accepted:
             return
         if not historic:
             await self._move_head(plan, pdu, after)
-        await self._plan_redactions(plan, pdu)
+        await self._plan_redactions(plan, pdu, before, past=historic and shown)
 
     async def _move_head(self, plan: Plan, pdu: Pdu, after: Snapshot) -> None:
         before, old = plan.room.extremities, plan.room.snapshot
@@ -295,35 +302,48 @@ class Appender:
             known = None if event_id is None else found.get(event_id)
             plan.members[user_id] = None if known is None else member_row(known.pdu)
 
-    async def _plan_redactions(self, plan: Plan, pdu: Pdu) -> None:
-        """Both orders: the redaction of a known event, an event whose redaction is known."""
-        pairs: list[tuple[Pdu, KnownEvent]] = []
-        if pdu.redacts is not None:
-            target = (await self._states.events([pdu.redacts], plan.fresh)).get(pdu.redacts)
-            if target is not None:
-                pairs.append((pdu, target))
-        depths = plan.base.extremities.values() if plan.base is not None else ()
-        if pdu.depth <= max(depths, default=0) and pdu.sender_server != self._server_name:
-            rows = await self._database.read(
-                lambda tx: event_rows.find_redactions(
-                    tx, pdu.room_id, min_depth=pdu.depth, limit=MAX_LATE_REDACTIONS
-                )
-            )
-            found = await self._states.events([row.event_id for row in rows], plan.fresh)
-            pairs += [
-                (known.pdu, plan.fresh[pdu.event_id])
-                for known in found.values()
-                if known.pdu.redacts == pdu.event_id
-            ]
-        for redaction, target in pairs:
-            if target.redacted or target.verdict != event_rows.ACCEPTED:
-                continue
-            power = await self._power(plan)
-            if may_apply_redaction(redaction, target.pdu, power):
-                plan.redactions.append((target, redaction.event_id))
+    async def _plan_redactions(self, plan: Plan, pdu: Pdu, before: Snapshot, past: bool) -> None:
+        """A redaction: is its target here, and what will be true for one that comes later?
 
-    async def _power(self, plan: Plan) -> PowerLevels:
-        found = await self._states.pick(plan.room.state, (POWER_LEVELS, CREATE), plan.fresh)
+        Its sender's power counts in the state that the redaction stands on, as for every rule; and,
+        as for soft failure, in the current state when it comes, or whoever lost their power could
+        go back in the graph and redact everything. `past`: it does not come now.
+        Spec: rooms/v3, handling redactions; S2S, soft failure.
+        """
+        target_id = pdu.redacts
+        if target_id is None:
+            return
+        states = [before] if past else [before, plan.room.snapshot]
+        powers = [await self._power(plan, state) for state in states]
+        plan.redaction_rows.append(
+            event_rows.RedactionRow(
+                target_id=target_id,
+                event_id=pdu.event_id,
+                room_id=pdu.room_id,
+                server=pdu.sender_server,
+                by_power=all(may_redact_anything(pdu, power) for power in powers),
+            )
+        )
+        known = await self._states.events([target_id], plan.fresh, place_matters=True)
+        target = known.get(target_id)
+        if target is None or target.redacted or target.is_rejected:
+            return
+        if target_id in plan.redactions:
+            return
+        if all(may_apply_redaction(pdu, target.pdu, power) for power in powers):
+            plan.redactions[target_id] = (target, pdu.event_id)
+
+    def _plan_late_redaction(self, plan: Plan, pdu: Pdu, redacted_by: EventId | None) -> None:
+        """The event came after its redaction, which is stored or in this plan."""
+        for row in plan.redaction_rows:
+            is_right = row.by_power or row.server == pdu.sender_server
+            if row.target_id == pdu.event_id and row.room_id == pdu.room_id and is_right:
+                redacted_by = redacted_by or row.event_id
+        if redacted_by is not None:
+            plan.redactions[pdu.event_id] = (plan.fresh[pdu.event_id], redacted_by)
+
+    async def _power(self, plan: Plan, snapshot: Snapshot) -> PowerLevels:
+        found = await self._states.pick(snapshot.state, (POWER_LEVELS, CREATE), plan.fresh)
         return PowerLevels.of(found.get(POWER_LEVELS), found.get(CREATE))
 
     # --- committing -------------------------------------------------------------------------
@@ -490,7 +510,9 @@ class Appender:
         return store_snapshot(tx, plan.room.room_id, snapshot, stored, max_hops=hops)
 
     def _write_redactions(self, tx: Transaction, plan: Plan) -> None:
-        for target, by in plan.redactions:
+        for row in plan.redaction_rows:
+            event_rows.insert_redaction(tx, row)
+        for target, by in plan.redactions.values():
             event_rows.set_redacted(
                 tx,
                 target.pdu.event_id,
@@ -506,7 +528,7 @@ class Appender:
             known = plan.fresh[one.pdu.event_id]
             self._states.keep_event(replace(known, snapshot_before=one.before.row_id))
             self._states.keep_after(one.pdu.event_id, plan.afters[one.pdu.event_id])
-        for target, _ in plan.redactions:
+        for target, _ in plan.redactions.values():
             self._states.forget_event(target.pdu.event_id)
         self._states.keep_room(
             replace(
@@ -553,7 +575,7 @@ def event_row(
         rule=rule,
         outlier=known.outlier,
         snapshot_before=snapshot_before,
-        redacted_by=None,
+        redacted_by=known.redacted_by,
         received_ms=now_ms,
         trace_id=trace_id,
     )

@@ -42,6 +42,7 @@ from bridge.rooms.send import Sender
 from bridge.rooms.stripped import invite_state
 from bridge.rooms.underway import Underway
 from bridge.rooms.verify import MAX_KEYS_PER_SERVER, Verifier
+from bridge.storage import events as event_rows
 from bridge.storage import rooms as room_rows
 from bridge.storage import version_hints
 from bridge.storage.database import Database, Transaction
@@ -276,6 +277,10 @@ class Handshake:
     ) -> None:
         """`is_new`: the bridge side hears of it, but for memberships that were over long ago."""
         bases: dict[int, Snapshot] = {}
+        senders = {one.pdu.event_id: one.pdu.sender_server for one in past.written}
+        redacted = await self._database.read(
+            lambda tx: event_rows.find_redactions(tx, plan.room.room_id, senders)
+        )
         for one in past.written:
             base = bases.get(id(one.before))
             if base is None:
@@ -290,6 +295,7 @@ class Handshake:
                 shown=True,
                 untold=not is_new or one.pdu.type == MEMBER,
                 promoted=one.is_known,
+                redacted_by=redacted.get(one.pdu.event_id),
             )
 
     async def _plan_entry(self, join: Pdu, state: Snapshot) -> tuple[Plan, Snapshot]:

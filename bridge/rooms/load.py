@@ -154,11 +154,15 @@ class KnownEvent:
     verdict: str
     outlier: bool
     snapshot_before: int | None
-    redacted: bool = False
+    redacted_by: EventId | None = None
 
     @property
     def is_rejected(self) -> bool:
         return self.verdict == event_rows.REJECTED
+
+    @property
+    def redacted(self) -> bool:
+        return self.redacted_by is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -499,5 +503,5 @@ def to_known(row: EventRow, version: RoomVersion) -> KnownEvent:
         verdict=row.verdict,
         outlier=row.outlier,
         snapshot_before=row.snapshot_before,
-        redacted=row.redacted_by is not None,
+        redacted_by=row.redacted_by,
     )

@@ -6,15 +6,21 @@ copy, which has the same event ID.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import Row, Select, bindparam, delete, func, insert, or_, select, update
 
-from bridge.ids import EventId, RoomId, TraceId, UserId
+from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId
 from bridge.storage.database import Transaction
-from bridge.storage.schema import event_edges, events, local_transactions, stream_events
+from bridge.storage.schema import (
+    event_edges,
+    events,
+    local_transactions,
+    redactions,
+    stream_events,
+)
 
 ACCEPTED = "accepted"
 SOFT_FAILED = "soft_failed"
@@ -51,6 +57,15 @@ class EventRow:
     redacted_by: EventId | None
     received_ms: int
     trace_id: TraceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedactionRow:
+    target_id: EventId
+    event_id: EventId
+    room_id: RoomId
+    server: ServerName
+    by_power: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,22 +143,48 @@ def lowest_depth(tx: Transaction, room_id: RoomId) -> int:
     return tx.execute(query).scalar_one() or 0
 
 
-def find_redactions(
-    tx: Transaction, room_id: RoomId, *, min_depth: int, limit: int
-) -> list[EventRow]:
-    """Accepted redactions at or above a depth, newest first."""
-    query = (
-        select(events)
-        .where(
-            events.c.room_id == room_id,
-            events.c.depth >= min_depth,
-            events.c.type == "m.room.redaction",
-            events.c.verdict == ACCEPTED,
+def insert_redaction(tx: Transaction, row: RedactionRow) -> None:
+    tx.execute(
+        insert(redactions).values(
+            target_id=row.target_id,
+            event_id=row.event_id,
+            room_id=row.room_id,
+            server=row.server,
+            by_power=row.by_power,
         )
-        .order_by(events.c.depth.desc())
-        .limit(limit)
     )
-    return [_event(row) for row in tx.execute(query)]
+
+
+def find_redactions(
+    tx: Transaction, room_id: RoomId, targets: Mapping[EventId, ServerName]
+) -> dict[EventId, EventId]:
+    """For each of these events of the room, given with its sender's server, a redaction that
+    takes effect on it. However many name an event in vain, one is read."""
+    wanted = list(targets)
+    named: set[EventId] = set()
+    for start in range(0, len(wanted), _CHUNK):
+        query = (
+            select(redactions.c.target_id)
+            .where(redactions.c.target_id.in_(wanted[start : start + _CHUNK]))
+            .distinct()
+        )
+        named.update(EventId(target) for target in tx.execute(query).scalars())
+    found: dict[EventId, EventId] = {}
+    for target in sorted(named):
+        query = (
+            select(redactions.c.event_id)
+            .where(
+                redactions.c.target_id == target,
+                redactions.c.room_id == room_id,
+                or_(redactions.c.by_power, redactions.c.server == targets[target]),
+            )
+            .order_by(redactions.c.event_id)
+            .limit(1)
+        )
+        one = tx.execute(query).scalar()
+        if one is not None:
+            found[target] = EventId(one)
+    return found
 
 
 def has_direct_invite(tx: Transaction, room_id: RoomId) -> bool:

@@ -24,6 +24,7 @@ from bridge.storage.schema import (
     invites,
     memberships,
     peer_rooms,
+    redactions,
     rooms,
     snapshots,
     stream_events,
@@ -325,6 +326,7 @@ def purge(tx: Transaction, room_id: RoomId) -> None:
         inbound_pdus,
         peer_rooms,
         aliases,
+        redactions,
         events,
         rooms,
     ):

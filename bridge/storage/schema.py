@@ -118,6 +118,21 @@ event_edges = Table(
     Index(None, "event_id"),
 )
 
+redactions = Table(
+    "redactions",
+    METADATA,
+    # What it names; it need not be here yet.
+    Column("target_id", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Column("room_id", Text, nullable=False),
+    # Of its sender: what that server said may be redacted by it without any power.
+    Column("server", Text, nullable=False),
+    # Its sender might redact anything, where the redaction stands and when it came.
+    Column("by_power", Boolean, nullable=False),
+    Index(None, "room_id"),
+)
+"""Accepted redactions inside the graph, found by their target."""
+
 forward_extremities = Table(
     "forward_extremities",
     METADATA,

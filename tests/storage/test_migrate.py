@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import orjson
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select
 
 from bridge.errors import Misconfigured
-from bridge.ids import TraceId
-from bridge.storage import migrate, queues
+from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId
+from bridge.storage import events, migrate, queues
 from bridge.storage.database import Database
 from bridge.storage.dialect import dialect_for
+from bridge.storage.events import EventRow
 from bridge.storage.schema import METADATA, meta
 
 
@@ -75,6 +78,51 @@ async def test_a_migrated_database_works_and_goes_down_and_up_again(empty_url: s
     assert await database.read(lambda tx: tx.execute(select(meta.c.key)).scalars().all()) == [
         "epoch"
     ]
+    await database.close()
+
+
+async def test_redactions_are_found_by_their_targets_after_the_migration(empty_url: str) -> None:
+    contents: dict[str, dict[str, object]] = {
+        "$old": {"redacts": "$one", "content": {}},
+        "$new": {"content": {"redacts": "$two"}},
+        "$odd": {"content": {"redacts": ["$three"]}},
+        "$nul": {"content": {"redacts": "$\0"}},
+    }
+    migrate.upgrade(empty_url)
+    database = await Database.open(empty_url)
+    for event_id, json in contents.items():
+        row = EventRow(
+            event_id=EventId(event_id),
+            room_id=RoomId("!r:x"),
+            type="m.room.redaction",
+            state_key=None,
+            sender=UserId("@a:server.example:8448"),
+            depth=1,
+            origin_server_ts=1,
+            json=orjson.dumps(json).decode(),
+            verdict=events.ACCEPTED,
+            rule=None,
+            outlier=False,
+            snapshot_before=None,
+            redacted_by=None,
+            received_ms=1,
+            trace_id=TraceId("t"),
+        )
+        await database.write(partial(events.insert_event, row=row, prev_events=()))
+    await database.close()
+    migrate.downgrade(empty_url, "0003")
+    assert "redactions" not in tables(empty_url)
+    migrate.upgrade(empty_url)
+    assert differences(empty_url) == []
+    database = await Database.open(empty_url)
+    server = ServerName("server.example:8448")
+    targets = {EventId(f"${name}"): server for name in ("one", "two", "three")}
+    found = await database.read(lambda tx: events.find_redactions(tx, RoomId("!r:x"), targets))
+    assert found == {"$one": "$old", "$two": "$new"}
+    elsewhere = {EventId("$one"): ServerName("other.example")}
+    assert (
+        await database.read(lambda tx: events.find_redactions(tx, RoomId("!r:x"), elsewhere)) == {}
+    )
     await database.close()
 
 

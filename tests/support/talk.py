@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.engine.build import Draft, PrevEvent, build_pdu
+from bridge.engine.build import Draft, PrevEvent, build_pdu, complete
 from bridge.engine.pdu import Pdu
 from bridge.ids import EventId, RoomId, RoomVersionId, UserId
 from bridge.rooms.load import Room, RoomStates, choose_auth_events
@@ -78,13 +78,22 @@ async def forge(
     state_key: str | None = None,
     on: list[tuple[EventId, int]] | None = None,
     auth: list[EventId] | None = None,
+    redacts: EventId | None = None,
+    extra: dict[str, Any] | None = None,
 ) -> Pdu:
-    """An event signed by `server` that its own rooms have never seen."""
+    """An event signed by `server` that its own rooms have never seen; `extra`: top-level keys."""
     room = await room_at(server, room_id)
     body = content if content is not None else {"msgtype": "m.text", "body": "forged"}
-    draft = Draft(room_id=room_id, type=type, sender=sender, content=body, state_key=state_key)
+    draft = Draft(
+        room_id=room_id,
+        type=type,
+        sender=sender,
+        content=body,
+        state_key=state_key,
+        redacts=redacts,
+    )
     prev = on if on is not None else list(room.extremities.items())
-    return build_pdu(
+    built = build_pdu(
         draft,
         prev_events=[PrevEvent(event_id=event_id, depth=depth) for event_id, depth in prev],
         auth_events=auth
@@ -102,3 +111,7 @@ async def forge(
         server=server.name,
         origin_server_ts=network.clock.now_ms(),
     )
+    if extra is None:
+        return built
+    template = {**built.wire(), **extra}
+    return complete(template, version=room.version, key=server.key, server=server.name)
