@@ -24,6 +24,7 @@ from bridge.engine.stateres import resolve, run
 from bridge.engine.stateres.chains import auth_chain
 from bridge.ids import EventId, TraceId, UserId
 from bridge.rooms.append import event_row
+from bridge.rooms.bounds import GraphBounds
 from bridge.rooms.load import KnownEvent, RoomStates
 from bridge.storage import events as event_rows
 from bridge.storage import rooms as room_rows
@@ -226,7 +227,7 @@ async def test_auth_chains_of_a_deep_room(sqlite_database: Database) -> None:
 
     async def stored() -> float:
         """Nothing in memory, each question one query."""
-        states = RoomStates(database=sqlite_database, max_events=100)
+        states = RoomStates(database=sqlite_database, bounds=GraphBounds(cached_events=100))
         begin = time.process_time()
         await states.drive(resolve(maps, room.version))
         return time.process_time() - begin
