@@ -32,12 +32,13 @@ def answer_again(
         return
     if first.status != "done":
         return
+    original = from_json(ChatMessage, first.payload)
     sent = messages.of_stanza(
         tx,
         adapter=message.adapter,
-        chat=message.to_user or message.to_room or "",
+        chat=original.to_user or original.to_room or "",
         sender=message.sender,
-        stanza_id=from_json(ChatMessage, first.payload).stanza_id,
+        stanza_id=original.stanza_id,
     )
     if sum(one.part == 0 for one in sent) != 1:
         return  # A client that gives one id to several texts: which is meant cannot be told.

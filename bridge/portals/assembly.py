@@ -12,11 +12,13 @@ from bridge.portals.access import ChatAccess
 from bridge.portals.changes import Changes
 from bridge.portals.chats import Chats
 from bridge.portals.directory import Directory
+from bridge.portals.following import Following
 from bridge.portals.from_chat import FromChat
 from bridge.portals.from_matrix import FromMatrix, OnCommand
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.in_chat import InChat
 from bridge.portals.membership import Greet, Membership
+from bridge.portals.moves import Moves
 from bridge.portals.notices import Notices
 from bridge.portals.occupants import Occupants
 from bridge.portals.plumbing import Plumbing
@@ -40,6 +42,7 @@ class Portals:
     occupants: Occupants
     plumbing: Plumbing
     access: ChatAccess
+    moves: Moves
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -71,6 +74,7 @@ def build_portals(
         database=database, backend=backend, ghosts=ghosts, adapter=adapter, clock=clock
     )
     notices = Notices(database=database, backend=backend, adapter=adapter, clock=clock)
+    moves = Moves(database=database, backend=backend, adapter=adapter, clock=clock)
     access = ChatAccess()
     chats = Chats(
         database=database,
@@ -104,29 +108,45 @@ def build_portals(
         adapter=adapter,
         clock=clock,
     )
-    return Portals(
-        from_matrix=FromMatrix(
+    from_matrix = FromMatrix(
+        database=database,
+        backend=backend,
+        directory=directory,
+        ghosts=ghosts,
+        membership=Membership(
             database=database,
             backend=backend,
             directory=directory,
             ghosts=ghosts,
-            membership=Membership(
-                database=database,
-                backend=backend,
-                directory=directory,
-                ghosts=ghosts,
-                notices=notices,
-                adapter=adapter,
-                clock=clock,
-                greet=greet,
-            ),
             notices=notices,
-            addresses=addresses,
+            adapter=adapter,
             clock=clock,
-            on_command=on_command,
-            chats=chats,
-            to_chat=to_chat,
+            moves=moves,
+            greet=greet,
         ),
+        notices=notices,
+        addresses=addresses,
+        clock=clock,
+        on_command=on_command,
+        chats=chats,
+        to_chat=to_chat,
+        moves=moves,
+    )
+    following = Following(
+        database=database,
+        backend=backend,
+        directory=directory,
+        ghosts=ghosts,
+        notices=notices,
+        chats=chats,
+        moves=moves,
+        adapter=adapter,
+        clock=clock,
+        carry=from_matrix.carry,
+    )
+    from_matrix.attach(following.on_left_behind)
+    return Portals(
+        from_matrix=from_matrix,
         from_chat=FromChat(
             database=database,
             backend=backend,
@@ -148,9 +168,12 @@ def build_portals(
                     chats=chats,
                     occupants=occupants,
                 ),
+                moves=moves,
                 adapter=adapter,
                 clock=clock,
             ),
+            moves=moves,
+            following=following,
         ),
         to_chat=to_chat,
         notices=notices,
@@ -169,4 +192,5 @@ def build_portals(
             random=random,
         ),
         access=access,
+        moves=moves,
     )

@@ -282,7 +282,7 @@ class Chats:
             bridging=await self.servers_bridging(room_id, chat),
         )
 
-    async def _guests_in(self, room_id: RoomId, chat: str) -> dict[UserId, Member]:
+    async def guests_in(self, room_id: RoomId, chat: str) -> dict[UserId, Member]:
         """Who in the room is to be in the chat."""
         return {
             one.user_id: one
@@ -295,7 +295,7 @@ class Chats:
         a plumbed room before is not carried."""
         number = self.new_number()
         since = (await self._backend.room(room_id)).position if kind == PLUMBED else 0
-        there = await self._guests_in(room_id, chat)
+        there = await self.guests_in(room_id, chat)
 
         def unit(tx: Transaction) -> None:
             now_ms = self._clock.now_ms()
@@ -333,7 +333,7 @@ class Chats:
 
         await self._database.write(unit)
         # Whoever came or went meanwhile was told of before there was a row.
-        now = await self._guests_in(room_id, chat)
+        now = await self.guests_in(room_id, chat)
 
         def again(tx: Transaction) -> None:
             for user_id in sorted(now.keys() - there.keys()):

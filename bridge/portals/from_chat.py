@@ -24,8 +24,10 @@ from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomAlias, RoomId, ServerName, TraceId, UserId, server_of
 from bridge.portals.again import answer_again
 from bridge.portals.directory import Directory, direct_lane, room_lane
+from bridge.portals.following import Following, is_follow
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.in_chat import InChat, inbox_transaction, is_of_chat
+from bridge.portals.moves import Moves
 from bridge.portals.notices import Notices
 from bridge.portals.receipts import MAX_REASON, put_failure, put_receipt, put_refusal
 from bridge.ports.chat import (
@@ -81,7 +83,11 @@ class FromChat:
         clock: Clock,
         on_command: OnCommand,
         in_chat: InChat,
+        moves: Moves,
+        following: Following,
     ) -> None:
+        self._moves = moves
+        self._following = following
         self._database = database
         self._backend = backend
         self._directory = directory
@@ -107,10 +113,8 @@ class FromChat:
             return await self._in_chat.accept(message, message.to_chat)
         if message.to_room is not None:
             lane = room_lane(message.adapter, message.to_room)
-            source = f"{message.adapter}:{message.sender}>{message.to_room}"
         elif message.to_user is not None:
             lane = direct_lane(message.adapter, message.sender, message.to_user)
-            source = f"{message.adapter}:{message.sender}>{message.to_user}"
         else:
             raise Refused("a message to nobody", errcode="M_INVALID_PARAM")
         source_id = f"{message.origin_id or message.stanza_id}/{message.fingerprint}"
@@ -120,6 +124,9 @@ class FromChat:
         def unit(tx: Transaction) -> bool:
             if queues.is_full(tx, queues.INBOX, lane, bound=MAX_WAITING):
                 raise Unavailable("too many messages of this chat wait already")
+            # What is sent again after an upgrade is the same message.
+            to = message.to_user or self._moves.first(tx, message.to_room or RoomId(""))
+            source = f"{message.adapter}:{message.sender}>{to}"
             inbox_id = queues.put_inbox(
                 tx,
                 lane=lane,
@@ -149,15 +156,23 @@ class FromChat:
 
     async def deliver(self, item: QueueItem) -> Unit[None]:
         """Carries one inbox row into its room."""
+        if is_follow(item):
+            return await self._following.deliver(item)
         if is_of_chat(item):
             return await self._in_chat.deliver(item)
         message = from_json(ChatMessage, item.payload)
         if message.to_room is not None:
-            return await self._send(item, message, message.to_room)
-        if message.to_user is None:
+            room_id = message.to_room
+        elif message.to_user is not None:
+            room_id = await self._direct_room(item, message, message.to_user)
+        else:
             raise BadInput("a message to nobody")
-        room_id = await self._direct_room(item, message, message.to_user)
-        return await self._send(item, message, room_id)
+        room_id = await self._moves.room_to_write(room_id)
+        try:
+            return await self._send(item, message, room_id)
+        except Refused:
+            await self._moves.check_refusal(room_id)
+            raise
 
     async def _direct_room(self, item: QueueItem, message: ChatMessage, target: UserId) -> RoomId:
         if server_of(target) == self._backend.server_name:
@@ -212,7 +227,7 @@ class FromChat:
                     room_id=room_id,
                     event_id=event_id,
                     part=number,
-                    chat=message.to_user or room_id,
+                    chat=message.to_user or message.to_room or room_id,
                     sender=message.sender,
                     stanza_id=message.stanza_id,
                     origin_id=message.origin_id,
@@ -250,6 +265,8 @@ class FromChat:
 
     async def on_parked(self, item: QueueItem, reason: str, errcode: str) -> Unit[None]:
         """The inbox gave up a message: its author gets an error on it."""
+        if is_follow(item):
+            return await self._following.on_parked(item, reason)
         if is_of_chat(item):
             return self._in_chat.on_parked(item, reason)
         message = from_json(ChatMessage, item.payload)
@@ -302,6 +319,9 @@ class FromChat:
 
     async def on_waiting(self, item: QueueItem, waited_s: float) -> None:
         """A message waits before it became an event: its author is told, not alarmed."""
+        if is_follow(item):
+            await self._following.on_waiting(item)
+            return
         if is_of_chat(item):
             return
         message = from_json(ChatMessage, item.payload)
@@ -324,6 +344,7 @@ class FromChat:
 
     async def find_room(self, target: RoomAlias | RoomId) -> RoomId:
         room_id, _ = await self._resolve(target)
+        await self._moves.check_place(room_id)
         return room_id
 
     async def describe_room(
@@ -346,6 +367,7 @@ class FromChat:
         self, *, address: str, target: RoomAlias | RoomId, nickname: str, history_limit: int
     ) -> RoomView:
         room_id, via = await self._resolve(target)
+        await self._moves.check_place(room_id)
         for portal in await self._directory.of_room(room_id):
             if portal.kind in (DIRECT, FORMER, ENCRYPTED) and portal.chat == address:
                 raise Refused(
@@ -357,12 +379,16 @@ class FromChat:
         # The portal stands before the view is read: what comes later arrives as a delivery.
         await self._directory.serve(room_id)
         info = await self._backend.room(room_id)
-        return RoomView(
+        if info.replacement is not None:
+            await self._moves.look(room_id)
+        view = RoomView(
             info=info,
             power=await self._backend.power(room_id),
             members=await self._backend.members(room_id),
-            history=await self._history(info, history_limit, viewer=ghost),
+            history=await self._past(info, history_limit, viewer=ghost),
         )
+        await self._moves.check_place(room_id)
+        return view
 
     async def view_room(self, room_id: RoomId) -> RoomView:
         return RoomView(
@@ -372,18 +398,31 @@ class FromChat:
             history=(),
         )
 
-    async def _history(
+    async def _past(
         self, info: RoomInfo, limit: int, *, viewer: UserId
+    ) -> Sequence[HistoryMessage]:
+        """The newest of what was said; before that of a successor stands what was said in the rooms
+        that it replaces, up to their tombstones."""
+        past = await self._history(info.room_id, info.position, limit, viewer)
+        for move in await self._moves.predecessors(info.room_id):
+            if len(past) >= limit:
+                break
+            try:
+                before = await self._history(move.room_id, move.position, limit - len(past), viewer)
+            except NotFound:
+                break  # nobody of ours is left there
+            past = [*before, *past]
+        return past
+
+    async def _history(
+        self, room_id: RoomId, upto: int, limit: int, viewer: UserId
     ) -> Sequence[HistoryMessage]:
         past: list[HistoryMessage] = []
         if limit <= 0:
             return past
         # Much of what happens in a room is not said.
         for event in await self._backend.timeline(
-            info.room_id,
-            limit=limit * EVENTS_PER_MESSAGE,
-            before=info.position,
-            viewer=viewer,
+            room_id, limit=limit * EVENTS_PER_MESSAGE, before=upto, viewer=viewer
         ):
             if event.redacted or event.state_key is not None:
                 continue
@@ -408,6 +447,8 @@ class FromChat:
     async def leave(self, *, address: str, room_id: RoomId, reason: str | None) -> None:
         ghost = self._addresses.user_of(address)
         await self._backend.leave(user_id=ghost, room_id=room_id, reason=reason)
+        for move in await self._moves.predecessors(room_id):
+            await self._directory.leave(user_id=ghost, room_id=move.room_id)
 
     async def set_topic(self, *, address: str, room_id: RoomId, topic: str, txn: str) -> None:
         await self._backend.send(

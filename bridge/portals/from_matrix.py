@@ -20,6 +20,7 @@ from bridge.portals.from_chat import find_inbox_part
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.in_chat import is_of_chat
 from bridge.portals.membership import Membership
+from bridge.portals.moves import TOMBSTONE, Moves
 from bridge.portals.notices import Notices
 from bridge.portals.receipts import put_receipt, put_refusal
 from bridge.portals.to_chat import ToChat
@@ -39,6 +40,7 @@ from bridge.ports.command import Caller
 from bridge.ports.matrix import Acceptance, MatrixBackend, Profile, RoomEvent
 from bridge.storage import journal, messages, queues
 from bridge.storage.database import Database, Transaction
+from bridge.storage.moves import Move
 from bridge.storage.portals import (
     DIRECT,
     ENCRYPTED,
@@ -53,6 +55,7 @@ from bridge.telemetry.log import get_logger
 log = get_logger(__name__)
 
 OnCommand = Callable[[Caller, str], Awaitable[str]]
+OnLeftBehind = Callable[[RoomEvent, Move], Awaitable[None]]
 ENCRYPTED_LINE = "[an encrypted message that this gateway cannot read]"
 UNREAD_TEXT = "This message was not delivered: it is encrypted, and the gateway cannot read it."
 READABLE_TEXT = "Please use the chat without encryption that I have invited you to."
@@ -79,7 +82,10 @@ class FromMatrix:
         on_command: OnCommand,
         chats: Chats,
         to_chat: ToChat,
+        moves: Moves,
     ) -> None:
+        self._moves = moves
+        self._on_left_behind: OnLeftBehind | None = None
         self._database = database
         self._backend = backend
         self._directory = directory
@@ -92,11 +98,29 @@ class FromMatrix:
         self._chats = chats
         self._to_chat = to_chat
 
+    def attach(self, on_left_behind: OnLeftBehind) -> None:
+        """What is done about events of rooms that everybody has left behind."""
+        self._on_left_behind = on_left_behind
+
     async def on_event(self, event: RoomEvent) -> None:
         if self._notices.is_notice(event.transaction_id):
             return
-        if event.type == "m.room.member" and event.state_key is not None:
+        is_member = event.type == "m.room.member" and event.state_key is not None
+        if is_member and event.content.get("membership") == "invite":
+            await self._membership.on_member(event)  # a room may wait for it
+        if event.type == TOMBSTONE and event.state_key == "":
+            await self._moves.on_tombstone(event)
+        move = await self._moves.check_event(event)
+        if move is not None:
+            if self._on_left_behind is not None:
+                await self._on_left_behind(event, move)
+            return
+        if is_member and event.content.get("membership") != "invite":
             await self._membership.on_member(event)
+        await self.carry(event)
+
+    async def carry(self, event: RoomEvent) -> None:
+        """To where the portals of its room lead; idempotent."""
         portals = await self._directory.of_room(event.room_id)
         if not portals and not event.own and event.state_key is None:
             portals = await self._membership.find_again(event)

@@ -16,6 +16,7 @@ from bridge.ids import EventId, RoomId, TraceId
 from bridge.portals.changes import Changes
 from bridge.portals.chats import Chats
 from bridge.portals.directory import chat_lane
+from bridge.portals.moves import Moves
 from bridge.portals.occupants import Occupants
 from bridge.ports.chat import CHAT_CHANGES, ChatChange, ChatMessage
 from bridge.ports.codec import from_json, from_tagged, to_json, to_tagged
@@ -50,9 +51,11 @@ class InChat:
         chats: Chats,
         occupants: Occupants,
         changes: Changes,
+        moves: Moves,
         adapter: str,
         clock: Clock,
     ) -> None:
+        self._moves = moves
         self._database = database
         self._backend = backend
         self._chats = chats
@@ -156,6 +159,7 @@ class InChat:
             change: ChatChange = from_tagged(CHAT_CHANGES, item.payload)
             async with self._chats.holding(change.chat):
                 portal, room_id = await self._room_of(change.chat)
+                await self._moves.room_to_write(room_id)
                 outcome = await self._changes.show(
                     change,
                     portal,
@@ -168,7 +172,12 @@ class InChat:
         chat = message.to_chat or ""
         async with self._chats.holding(chat):
             portal, room_id = await self._room_of(chat)
-            sent = await self._send(item, message, portal, room_id)
+            await self._moves.room_to_write(room_id)
+            try:
+                sent = await self._send(item, message, portal, room_id)
+            except Refused:
+                await self._moves.check_refusal(room_id)
+                raise
         return self._finish(message, chat, room_id, sent)
 
     async def _room_of(self, chat: str) -> tuple[Portal, RoomId]:

@@ -17,6 +17,7 @@ from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomAlias, RoomId, ServerName, UserId, server_of
 from bridge.portals.directory import Directory, direct_lane
 from bridge.portals.ghosts import Ghosts
+from bridge.portals.moves import Moves
 from bridge.portals.notices import Notices
 from bridge.ports.chat import RoomInvite
 from bridge.ports.codec import to_tagged
@@ -62,6 +63,7 @@ class Membership:
         notices: Notices,
         adapter: str,
         clock: Clock,
+        moves: Moves,
         greet: Greet | None = None,
     ) -> None:
         """`greet`: what the bot says first to whoever invites it."""
@@ -72,6 +74,7 @@ class Membership:
         self._notices = notices
         self._adapter = adapter
         self._clock = clock
+        self._moves = moves
         self._greet = greet
         # How often the join that an invite asks for was refused.
         self._join_tries: dict[EventId, int] = {}
@@ -121,6 +124,12 @@ class Membership:
 
     async def _on_invite(self, event: RoomEvent, user_id: UserId) -> None:
         via = [server_of(event.sender)]
+        before = await self._moves.follows(event.room_id, user_id)
+        if before is not None:
+            # They are in the room that this one replaces, and were asked along.
+            if await self._join(event, user_id, via):
+                await self._moves.hasten(before)
+            return
         if user_id == self._backend.bot:
             if await self._join(event, user_id, via):
                 await self._directory.bind_management(user_id=event.sender, room_id=event.room_id)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bridge.content.model import Message
+from bridge.errors import Refused
 from bridge.ids import EventId, RoomAlias, RoomId, TraceId, UserId
 from bridge.ports.matrix import Member, Power, RoomInfo
 
@@ -198,6 +199,14 @@ class RoomView:
     history: Sequence[HistoryMessage]
 
 
+class Replaced(Refused):
+    """The room was upgraded, and everybody has moved on: `successor` is where it goes on."""
+
+    def __init__(self, reason: str, *, successor: RoomAlias | RoomId) -> None:
+        super().__init__(reason, rule="replaced")
+        self.successor = successor
+
+
 class ChatListener(Protocol):
     """What an adapter asks of the bridge. Methods raise `Refused`, `NotFound`, `Unavailable`."""
 
@@ -215,7 +224,10 @@ class ChatListener(Protocol):
         ...
 
     async def find_room(self, target: RoomAlias | RoomId) -> RoomId:
-        """The room behind an alias or a room ID, asked of its server where it is not ours."""
+        """The room behind an alias or a room ID, asked of its server where it is not ours.
+
+        Replaced, here and in `describe_room` and `enter`, where it was upgraded.
+        """
         ...
 
     async def describe_room(
@@ -366,6 +378,27 @@ class RoomPower:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoomMoved:
+    """A room that we serve was upgraded. Whoever is in `replaces` under an address that leads to
+    `room_id` now is in `room_id`; everybody else is told the new address (`Replaced`).
+
+    It stands behind everything of the old room and before everything of the new one.
+    """
+
+    room_id: RoomId
+    replaces: RoomId
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomNotice:
+    """A line of the gateway's own to everybody in a room that we serve."""
+
+    room_id: RoomId
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomInvite:
     """Somebody invited an address to a room; entering accepts, declining refuses."""
 
@@ -450,6 +483,8 @@ Delivery = (
     | RoomMember
     | RoomSubject
     | RoomPower
+    | RoomMoved
+    | RoomNotice
     | RoomInvite
     | GuestEnter
     | GuestLeave
@@ -468,6 +503,8 @@ DELIVERIES: tuple[type, ...] = (
     RoomMember,
     RoomSubject,
     RoomPower,
+    RoomMoved,
+    RoomNotice,
     RoomInvite,
     GuestEnter,
     GuestLeave,

@@ -22,6 +22,8 @@ PLUMBED = "plumbed"
 OF_CHAT = (PORTAL, PLUMBED)
 """Kinds that bind a foreign chat to its one room."""
 _OF_TWO = frozenset({DIRECT, ENCRYPTED, FORMER})
+_OF_ROOM = frozenset({SERVED, MANAGEMENT})
+"""Their chat is the room itself."""
 _PER_ROOM = frozenset({ENCRYPTED, FORMER})
 """One address and one user may have several of these; their rows begin with the room's ID."""
 
@@ -178,6 +180,16 @@ def bind(
             if is_same and portal.kind != kind and portal.kind in _OF_TWO:
                 close(tx, portal.portal_id, refused=False, now_ms=now_ms)
     _open(tx, adapter, kind, chat, user_id, room_id, now_ms, since_position)
+
+
+def move(tx: Transaction, portal: Portal, room_id: RoomId, *, now_ms: int) -> None:
+    """The portal stands in the successor of its room from now on, and not in its room any more.
+    Nothing that happened in the successor is too old for it."""
+    chat = room_id if portal.kind in _OF_ROOM else portal.chat
+    key = f"{room_id} {chat}" if portal.kind in _PER_ROOM else chat
+    if key != portal.chat or portal.kind in _PER_ROOM:
+        close(tx, portal.portal_id, refused=False, now_ms=now_ms)
+    _open(tx, portal.adapter, portal.kind, chat, portal.user_id, room_id, now_ms)
 
 
 def _open(

@@ -378,19 +378,20 @@ portals = Table(
     _serial("portal_id"),
     Column("adapter", Text, nullable=False),
     # direct: one address and one Matrix user; served: a Matrix room offered as a chat;
-    # portal, plumbed: a foreign chat and its room
+    # portal, plumbed: a foreign chat and its room; moved: an upgraded room and its successor
     Column("kind", Text, nullable=False),
-    # direct: the address; served: the room ID; portal, plumbed: the chat
+    # direct: the address; served, moved: the room ID; portal, plumbed: the chat
     Column("chat", Text, nullable=False),
     # direct: the Matrix user; served, portal, plumbed: ""
     Column("user_id", Text, nullable=False),
     Column("room_id", Text),
     # open | closed | refused (the Matrix user turned the invitation down) | closing (a foreign
-    # chat's: nothing is bridged any more, its ghosts have still to leave the room)
+    # chat's: nothing is bridged any more, its ghosts have still to leave the room); of moved:
+    # moving | moved | refused
     Column("status", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("closed_ms", BigInteger),
-    # plumbed: the newest position of the stream when the room was bound
+    # plumbed: the newest position of the stream when the room was bound; moved: the tombstone's
     Column("since_position", BigInteger),
     UniqueConstraint("adapter", "kind", "chat", "user_id"),
     Index(None, "room_id"),

@@ -133,6 +133,7 @@ async def test_whoever_invites_the_bot_is_greeted_once_and_told_what_they_may_do
         notices=world.notices,
         adapter="loopback",
         clock=world.clock,
+        moves=world.portals.moves,
         greet=greet,
     )
     invite = RoomEvent(

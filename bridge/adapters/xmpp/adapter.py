@@ -57,6 +57,8 @@ from bridge.ports.chat import (
     RoomInvite,
     RoomMember,
     RoomMessage,
+    RoomMoved,
+    RoomNotice,
     RoomPower,
     RoomSubject,
 )
@@ -280,7 +282,15 @@ class XmppAdapter:
         key = str(outbox_id)
         try:
             match delivery:
-                case RoomMessage() | Reflection() | RoomMember() | RoomSubject() | RoomPower():
+                case (
+                    RoomMessage()
+                    | Reflection()
+                    | RoomMember()
+                    | RoomSubject()
+                    | RoomPower()
+                    | RoomMoved()
+                    | RoomNotice()
+                ):
                     await self._rooms.deliver(delivery, key=key, own_id=own_id)
                 case RoomInvite():
                     await self._rooms.invite(delivery, key=key, own_id=own_id)

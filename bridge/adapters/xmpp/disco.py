@@ -14,9 +14,10 @@ from xml.etree import ElementTree as ET
 
 from bridge import __version__
 from bridge.adapters.xmpp import outbound
-from bridge.adapters.xmpp.addresses import Bot, Person, Room
+from bridge.adapters.xmpp.addresses import Bot, Person, Room, to_local, to_uri
 from bridge.adapters.xmpp.commands import AdHoc
 from bridge.adapters.xmpp.inbound import Stanza, payload_of
+from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.namespaces import (
     COMMANDS,
     DATA_FORMS,
@@ -42,7 +43,7 @@ from bridge.adapters.xmpp.xmltext import xml_text
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.identity.resolver import Resolver
 from bridge.ids import RoomId, UserId, localpart_of
-from bridge.ports.chat import ChatListener
+from bridge.ports.chat import ChatListener, Replaced
 from bridge.ports.command import Caller
 from bridge.ports.matrix import RoomInfo
 
@@ -168,6 +169,10 @@ class Disco:
         self._looking += 1
         try:
             info = await self._listener.describe_room(where.room, address=str(request.sender.bare))
+        except Replaced as exc:
+            successor = Jid(to_local(exc.successor), request.to.domain)
+            uri = to_uri(successor, "join")
+            return outbound.error_for(request, "gone", exc.reason, uri=uri)
         except (NotFound, Refused) as exc:
             return outbound.error_for(request, "item-not-found", exc.reason)
         except Unavailable as exc:

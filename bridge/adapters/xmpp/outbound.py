@@ -253,6 +253,21 @@ def subject(*, sender: Jid, to: Jid, text: str, at_ms: int | None, id: str = "")
     return xml
 
 
+def room_notice(*, room: Jid, to: Jid, text: str, id: str) -> ET.Element:
+    """A line of the room itself."""
+    xml = stanza("message", sender=room, to=to, type="groupchat", id=id)
+    add(xml, COMPONENT, "body", xml_text(text))
+    add(xml, STYLING, "unstyled")
+    return xml
+
+
+def room_changed(*, room: Jid, to: Jid) -> ET.Element:
+    """The room is not what it was: ask again what it can do. Spec: XEP-0045, 10.2.1."""
+    xml = stanza("message", sender=room, to=to, type="groupchat")
+    add(add(xml, MUC_USER, "x"), MUC_USER, "status").set("code", "104")
+    return xml
+
+
 def presence(
     *,
     room: Jid,

@@ -364,6 +364,11 @@ class MatrixPerson:
         path = _path("rooms", room, "state", type) + "/" + quote(state_key, safe="")
         return str((await self.request("PUT", path, content))["event_id"])
 
+    async def upgrade(self, room: str, version: str) -> str:
+        """The successor's ID."""
+        path = _path("rooms", room, "upgrade")
+        return str((await self.request("POST", path, {"new_version": version}))["replacement_room"])
+
     async def state(self, room: str) -> dict[tuple[str, str], dict[str, Any]]:
         """Current state: (type, state key) -> event."""
         events = await self._ask("GET", _path("rooms", room, "state"))

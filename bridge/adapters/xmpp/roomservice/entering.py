@@ -16,7 +16,7 @@ from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 from bridge.adapters.xmpp import inbound, outbound
-from bridge.adapters.xmpp.addresses import Room
+from bridge.adapters.xmpp.addresses import Room, to_local, to_uri
 from bridge.adapters.xmpp.config import XmppLimits
 from bridge.adapters.xmpp.connection import Wire
 from bridge.adapters.xmpp.inbound import Stanza
@@ -36,7 +36,7 @@ from bridge.adapters.xmpp.roomservice.telling import Telling
 from bridge.clock import Clock
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
 from bridge.ids import UserId
-from bridge.ports.chat import ChatListener, RoomView
+from bridge.ports.chat import ChatListener, Replaced, RoomView
 from bridge.telemetry.log import get_logger
 
 log = get_logger("xmpp.rooms")
@@ -64,10 +64,12 @@ class Entering:
         names: Names,
         people: People,
         bot: Jid,
+        domain: str,
         clock: Clock,
         limits: XmppLimits,
         spawn: Spawn,
     ) -> None:
+        self._domain = domain
         self._wire = wire
         self._telling = telling
         self._showing = showing
@@ -134,7 +136,14 @@ class Entering:
                 await self._forget(session)
             finally:
                 session.is_in = False
-                if not session.is_late and not session.is_gone:
+                if session.is_late or session.is_gone:
+                    pass
+                elif isinstance(exc, Replaced):
+                    successor = Jid(to_local(exc.successor), self._domain)
+                    await self._telling.refuse(
+                        stanza, "gone", exc.reason, uri=to_uri(successor, "join")
+                    )
+                else:
                     await self._telling.refuse(stanza, *_join_error(exc))
         finally:
             self._entering.pop(place, None)
@@ -164,6 +173,8 @@ class Entering:
         except ExceptionGroup as failed:
             raise _first(failed) from failed
         async with room.lock:
+            if room.successor is not None:
+                raise Replaced("this room was replaced", successor=room.successor)
             room.see(view)
             if session.is_late:
                 await self._invite_late(room, session, view)

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from xml.etree import ElementTree as ET
 
-from bridge.adapters.xmpp.addresses import AddressBook
+from bridge.adapters.xmpp.addresses import AddressBook, Bot, Moved, Person, Room
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.nicknames import NicknameKey, make_nickname, nickname_key
 from bridge.adapters.xmpp.outbound import Occupant, occupant_id
-from bridge.ids import RoomId, UserId, localpart_of, server_of
+from bridge.ids import RoomAlias, RoomId, UserId, localpart_of, server_of
 from bridge.ports.chat import RoomMember, RoomView
 from bridge.ports.matrix import Member, Power
 from bridge.storage.sessions import StoredSession
@@ -89,6 +89,8 @@ class ServedRoom:
     holders: dict[NicknameKey, UserId] = field(default_factory=dict)
     is_loaded: bool = False
     """Whether the nicknames have been read."""
+    successor: RoomAlias | RoomId | None = None
+    """Where everybody has moved to."""
 
     def load(self, nicknames: Mapping[UserId, str]) -> None:
         for user_id, nickname in nicknames.items():
@@ -188,6 +190,9 @@ class People:
 
     def jid_of(self, user_id: UserId) -> Jid:
         return self._book.jid_of(user_id)
+
+    def destination_of(self, address: Jid) -> Bot | Person | Room | Moved:
+        return self._book.destination_of(address)
 
     def person_of(self, user_id: UserId) -> Jid | None:
         """The XMPP person behind one of our ghosts."""

@@ -90,6 +90,23 @@ class Places:
         row = stored(room.room_id, session, now_ms)
         await self._database.write(lambda tx: sessions.put(tx, row))
 
+    async def transfer(
+        self, old: ServedRoom, new: ServedRoom, session: Session, now_ms: int
+    ) -> None:
+        """The client is in the other room now, under the same address; everything that is
+        delivered there from now on is for it."""
+        session.since_position = 0
+        session.removal = None
+        row, gone = stored(new.room_id, session, now_ms), old.room_id
+
+        def unit(tx: Transaction) -> None:
+            sessions.remove(tx, room_id=gone, address=row.address)
+            sessions.put(tx, row)
+
+        await self._database.write(unit)
+        self.unregister(old, session)
+        self.register(new, session)
+
     async def rename(self, room: ServedRoom, renamed: Sequence[Session], nickname: str) -> None:
         room_id = room.room_id
 

@@ -10,8 +10,10 @@ from xml.etree import ElementTree as ET
 
 from bridge.adapters.xmpp import outbound
 from bridge.adapters.xmpp.jid import Jid
+from bridge.adapters.xmpp.namespaces import MUC_USER, add
 from bridge.adapters.xmpp.outbound import Occupant
 from bridge.adapters.xmpp.roomservice.occupants import Session
+from bridge.adapters.xmpp.xmltext import xml_text
 
 NON_ANONYMOUS = 100
 SELF = 110
@@ -19,6 +21,7 @@ NICK_ASSIGNED = 210
 BANNED = 301
 NEW_NICK = 303
 KICKED = 307
+SHUTDOWN = 332
 UNREACHABLE = 333
 
 
@@ -55,7 +58,8 @@ def departure(
     actor_nickname: str | None = None,
     reason: str | None = None,
 ) -> ET.Element:
-    """`status`: 307 kicked, 301 banned, 333 unreachable, None for who left by themselves."""
+    """`status`: 307 kicked, 301 banned, 332 the room is gone for them, 333 unreachable, None for
+    who left by themselves."""
     statuses = [SELF] if is_self else []
     if status is not None:
         statuses.append(status)
@@ -69,6 +73,19 @@ def departure(
         actor_nickname=actor_nickname,
         reason=reason,
     )
+
+
+def destruction(
+    session: Session, occupant: Occupant, *, alternative: Jid, reason: str
+) -> ET.Element:
+    """To the occupant itself: the room goes on elsewhere. Spec: XEP-0045, 10.9."""
+    xml = departure(session, occupant, is_self=True)
+    extra = xml.find(f"{{{MUC_USER}}}x")
+    if extra is not None:
+        destroy = add(extra, MUC_USER, "destroy")
+        destroy.set("jid", str(alternative))
+        add(destroy, MUC_USER, "reason", xml_text(reason))
+    return xml
 
 
 def renaming(

@@ -26,6 +26,7 @@ from bridge.adapters.xmpp.roomservice import presence
 from bridge.adapters.xmpp.roomservice.checking import GONE, Checking
 from bridge.adapters.xmpp.roomservice.entering import Entering, Spawn
 from bridge.adapters.xmpp.roomservice.messages import Change, Showing
+from bridge.adapters.xmpp.roomservice.moving import Moving
 from bridge.adapters.xmpp.roomservice.names import Names
 from bridge.adapters.xmpp.roomservice.occupants import (
     People,
@@ -43,6 +44,8 @@ from bridge.ports.chat import (
     RoomInvite,
     RoomMember,
     RoomMessage,
+    RoomMoved,
+    RoomNotice,
     RoomPower,
     RoomSubject,
 )
@@ -51,7 +54,9 @@ from bridge.telemetry.log import get_logger
 
 log = get_logger("xmpp.rooms")
 
-RoomDelivery = RoomMessage | Reflection | RoomMember | RoomSubject | RoomPower
+RoomDelivery = (
+    RoomMessage | Reflection | RoomMember | RoomSubject | RoomPower | RoomMoved | RoomNotice
+)
 
 
 class RoomService:
@@ -79,6 +84,16 @@ class RoomService:
         self._showing = Showing(wire=wire, names=self._names, people=people)
         self._telling = Telling(wire)
         self._places = Places(database)
+        self._moving = Moving(
+            listener=listener,
+            places=self._places,
+            names=self._names,
+            people=people,
+            telling=self._telling,
+            domain=domain,
+            clock=clock,
+            limits=limits,
+        )
         self._entering = Entering(
             wire=wire,
             telling=self._telling,
@@ -88,6 +103,7 @@ class RoomService:
             names=self._names,
             people=people,
             bot=bot,
+            domain=domain,
             clock=clock,
             limits=limits,
             spawn=spawn,
@@ -233,6 +249,9 @@ class RoomService:
     # --- deliveries -----------------------------------------------------------------------------
 
     async def deliver(self, delivery: RoomDelivery, *, key: str, own_id: str) -> None:
+        if isinstance(delivery, RoomMoved):
+            await self._wire.fenced(key, lambda: self._moving.move(delivery, own_id))
+            return
         room = self._places.find_room(delivery.room_id)
         if room is None or not room.sessions:
             return
@@ -249,6 +268,8 @@ class RoomService:
                         await self._showing.show_again(room, delivery)
                     case RoomSubject():
                         await self._showing.show_subject(room, delivery, own_id)
+                    case RoomNotice():
+                        await self._moving.say(room, delivery, own_id)
                     case RoomMember() | RoomPower():
                         change = await self._change(room, delivery, key)
                         await self._showing.show_change(room, change)

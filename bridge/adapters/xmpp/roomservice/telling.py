@@ -37,8 +37,11 @@ class Telling:
         """To all who are in the room but this session."""
         await self.send([xml for s in room.present() if s is not session for xml in make(s)])
 
-    async def refuse(self, stanza: Stanza, condition: str, text: str = "") -> None:
-        await self.send([outbound.error_for(stanza, condition, text, by=stanza.to.bare)])
+    async def refuse(
+        self, stanza: Stanza, condition: str, text: str = "", *, uri: str = ""
+    ) -> None:
+        by = stanza.to.bare
+        await self.send([outbound.error_for(stanza, condition, text, uri=uri, by=by)])
 
 
 @contextmanager
