@@ -143,6 +143,7 @@ class Following:
         for event in await self._backend.timeline(task.successor, limit=MAX_PAST):
             if event.state_key is None:
                 await self._carry(event)
+        await self._moves.look(task.successor)  # it may have been replaced before we came
         log.info("an upgrade is followed", room_id=task.room_id, successor=task.successor)
         return self._finish(item, task, MOVED, "moved", f"{task.room_id} {task.successor}")
 
