@@ -144,6 +144,29 @@ class MatrixBackend(Protocol):
         version: RoomVersionId | None = None,
     ) -> RoomId: ...
 
+    async def upgrade(
+        self,
+        *,
+        room_id: RoomId,
+        sender: UserId,
+        version: RoomVersionId,
+        txn: str,
+        additional_creators: Sequence[UserId] = (),
+    ) -> RoomId:
+        """The room's successor, made once per `txn`, complete with the tombstone that leads to it.
+
+        `sender`, one of our own users, becomes its creator; from version 12 `additional_creators`
+        stand beside them. `BadInput` (`M_UNSUPPORTED_ROOM_VERSION`) for a version that we do not
+        make; `Refused` for whoever may not send the tombstone, and for a room that was replaced
+        before. Members who could not enter by themselves are invited: the same `txn` again invites
+        those whose server was down.
+        """
+        ...
+
+    async def left_behind(self, room_id: RoomId, version: RoomVersionId) -> Sequence[ServerName]:
+        """Servers in the room that are known not to take part in rooms of a version."""
+        ...
+
     async def send(
         self,
         *,

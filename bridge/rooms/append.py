@@ -356,22 +356,27 @@ class Appender:
         answers: EventId | None = None,
         accepted_by: Iterable[tuple[EventId, ServerName]] = (),
         outcomes: Sequence[tuple[EventId, str]] = (),
+        preceded_by: Sequence[Plan] = (),
     ) -> None:
         """Write the plan. Raises `Conflict`, or `Repeated` when the transaction ID was used.
 
         `answers`: the event that the transaction ID stands for. `outcomes`: rows of the inbound
-        queue that are worked off with it.
+        queue that are worked off with it. `preceded_by`: plans of other rooms, whose locks the
+        caller holds as well, that are written before it in the same commit.
         """
         now_ms = self._clock.now_ms()
         accepted_by = list(accepted_by)
+        plans = [*preceded_by, plan]
 
-        def unit(tx: Transaction) -> tuple[dict[Snapshot, tuple[int, int]], bool]:
+        def unit(tx: Transaction) -> list[tuple[dict[Snapshot, tuple[int, int]], bool]]:
             if transaction_id is not None:
                 there = event_rows.find_local_transaction(tx, transaction_id)
                 if there is not None:
                     raise Repeated(*there)
-            stored: dict[Snapshot, tuple[int, int]] = {}
-            joined = self._write_room(tx, plan, stored, now_ms)
+            written: list[tuple[dict[Snapshot, tuple[int, int]], bool]] = []
+            for one in plans:
+                stored: dict[Snapshot, tuple[int, int]] = {}
+                written.append((stored, self._write_room(tx, one, stored, now_ms)))
             if transaction_id is not None:
                 event_rows.insert_local_transaction(
                     tx,
@@ -393,16 +398,17 @@ class Appender:
                 )
             for event_id, outcome in outcomes:
                 inbound.finish(tx, event_id, outcome)
-            for write in plan.also:
+            for write in (write for one in plans for write in one.also):
                 write(tx)
-            if any(one.streamed for one in plan.additions) or accepted_by:
+            additions = [addition for one in plans for addition in one.additions]
+            if any(one.streamed for one in additions) or accepted_by:
                 tx.wake(EVENTS_TOPIC)
-            if any(one.outgoing for one in plan.additions):
+            if any(one.outgoing for one in additions):
                 tx.wake(FEDERATION_TOPIC)
-            return stored, joined
+            return written
 
-        stored, joined = await self._database.write(unit)
-        self._settle(plan, stored, joined)
+        for one, (stored, joined) in zip(plans, await self._database.write(unit), strict=True):
+            self._settle(one, stored, joined)
 
     def _write_room(
         self,

@@ -25,6 +25,7 @@ from bridge.rooms.query import RoomQueries
 from bridge.rooms.receive import Receiver
 from bridge.rooms.send import Sender
 from bridge.rooms.underway import Underway
+from bridge.rooms.upgrade import Upgrader
 from bridge.rooms.verify import Verifier
 from bridge.storage.database import Database
 
@@ -35,6 +36,7 @@ class Rooms:
 
     sender: Sender
     creator: RoomCreator
+    upgrader: Upgrader
     handshake: Handshake
     receiver: Receiver
     answers: Answers
@@ -101,6 +103,25 @@ def build_rooms(
         bounds=bounds,
         new_trace=make_trace,
     )
+    queries = RoomQueries(server_name=server_name, database=database, states=states)
+    handshake = Handshake(
+        server_name=server_name,
+        key=key,
+        database=database,
+        states=states,
+        appender=appender,
+        acceptor=acceptor,
+        sender=sender,
+        outside=outside,
+        verifier=verifier,
+        keyring=keyring,
+        peers=peers,
+        underway=underway,
+        lookups=lookups,
+        take=receiver.take,
+        clock=clock,
+        bounds=bounds,
+    )
     return Rooms(
         sender=sender,
         creator=RoomCreator(
@@ -112,24 +133,19 @@ def build_rooms(
             clock=clock,
             random_text=make_localpart,
         ),
-        handshake=Handshake(
+        upgrader=Upgrader(
             server_name=server_name,
             key=key,
             database=database,
             states=states,
             appender=appender,
-            acceptor=acceptor,
             sender=sender,
-            outside=outside,
-            verifier=verifier,
-            keyring=keyring,
-            peers=peers,
-            underway=underway,
-            lookups=lookups,
-            take=receiver.take,
+            handshake=handshake,
+            queries=queries,
             clock=clock,
-            bounds=bounds,
+            random_text=make_localpart,
         ),
+        handshake=handshake,
         receiver=receiver,
         answers=Answers(
             server_name=server_name,
@@ -144,7 +160,7 @@ def build_rooms(
             bounds=bounds,
             new_trace=make_trace,
         ),
-        queries=RoomQueries(server_name=server_name, database=database, states=states),
+        queries=queries,
         directory=Directory(
             server_name=server_name, database=database, lookups=lookups, peers=peers
         ),

@@ -75,9 +75,11 @@ class RoomCreator:
         trusted: Sequence[UserId] = (),
         profile: UserProfile | None = None,
         is_direct: bool = False,
+        creation_content: Mapping[str, Any] | None = None,
     ) -> RoomId:
         """Made once per transaction ID. `trusted` users get the creator's level, as in direct
-        chats. Raises `Refused` when the alias names another room."""
+        chats. `creation_content`: more of the create event, such as `type`. Raises `Refused`
+        when the alias names another room."""
         there = await self._database.read(
             lambda tx: event_rows.find_local_transaction(tx, transaction_id)
         )
@@ -88,7 +90,9 @@ class RoomCreator:
         for number in range(MAX_ATTEMPTS):
             # Where the room's ID is a hash, two rooms of one creator in one millisecond are one:
             # the later one takes the next millisecond.
-            create = self._create_event(creator, version, self._clock.now_ms() + number)
+            create = self._create_event(
+                creator, version, self._clock.now_ms() + number, creation_content or {}
+            )
             plan = self._appender.plan_new(create.room_id, version)
             await self._appender.add(
                 plan, create, before=Snapshot(EMPTY), trace_id=trace_id, outgoing=True
@@ -125,9 +129,11 @@ class RoomCreator:
             return create.room_id
         raise Unavailable("too many rooms are made at once")
 
-    def _create_event(self, creator: UserId, version: RoomVersion, at_ms: int) -> Pdu:
+    def _create_event(
+        self, creator: UserId, version: RoomVersion, at_ms: int, more: Mapping[str, Any]
+    ) -> Pdu:
         hashed = version.event_format.room_id_from_create
-        content: dict[str, Any] = {"room_version": version.id}
+        content: dict[str, Any] = {**more, "room_version": version.id}
         if version.auth.creator_in_content:
             content["creator"] = creator
         room_id = None if hashed else RoomId(f"!{self._random_text()}:{self._server_name}")

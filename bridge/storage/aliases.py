@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
 from bridge.errors import Refused
 from bridge.ids import RoomAlias, RoomId, UserId
@@ -27,3 +27,15 @@ def put(tx: Transaction, alias: RoomAlias, *, room_id: RoomId, creator: UserId) 
 
 def remove(tx: Transaction, alias: RoomAlias) -> None:
     tx.execute(delete(aliases).where(aliases.c.alias == alias))
+
+
+def of_room(tx: Transaction, room_id: RoomId) -> list[RoomAlias]:
+    rows = tx.execute(
+        select(aliases.c.alias).where(aliases.c.room_id == room_id).order_by(aliases.c.alias)
+    )
+    return [RoomAlias(alias) for alias in rows.scalars()]
+
+
+def move(tx: Transaction, *, of: RoomId, to: RoomId) -> None:
+    """All that name one room name the other from now on."""
+    tx.execute(update(aliases).where(aliases.c.room_id == of).values(room_id=to))

@@ -168,16 +168,24 @@ def clear_members(tx: Transaction, room_id: RoomId) -> None:
 
 
 def members(
-    tx: Transaction, room_id: RoomId, kinds: Collection[str], *, limit: int
+    tx: Transaction,
+    room_id: RoomId,
+    kinds: Collection[str],
+    *,
+    limit: int,
+    server: ServerName | None = None,
 ) -> list[MemberRow]:
-    """In the order in which their member events arrived (outliers first)."""
-    rows = tx.execute(
+    """In the order in which their member events arrived (outliers first); of one server or all."""
+    wanted = (
         select(memberships)
         .outerjoin(stream_events, stream_events.c.event_id == memberships.c.event_id)
         .where(memberships.c.room_id == room_id, memberships.c.membership.in_(sorted(kinds)))
         .order_by(func.coalesce(stream_events.c.position, 0), memberships.c.user_id)
         .limit(limit)
     )
+    if server is not None:
+        wanted = wanted.where(memberships.c.server == server)
+    rows = tx.execute(wanted)
     return [_member(row) for row in rows]
 
 

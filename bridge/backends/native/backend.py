@@ -34,6 +34,9 @@ from bridge.rooms.network import Peers, UserProfile
 from bridge.storage.database import Database
 from bridge.telemetry.log import get_logger
 
+MAX_ASKED = 100
+"""Servers of a room that are asked what they speak."""
+
 log = get_logger("backend")
 
 
@@ -112,6 +115,32 @@ class NativeBackend:
             public=public,
             profile=await self._own_profile(creator),
         )
+
+    async def upgrade(
+        self,
+        *,
+        room_id: RoomId,
+        sender: UserId,
+        version: RoomVersionId,
+        txn: str,
+        additional_creators: Sequence[UserId] = (),
+    ) -> RoomId:
+        return await self._rooms.upgrader.upgrade(
+            room_id=room_id,
+            sender=sender,
+            version=get_version(version),
+            transaction_id=txn,
+            trace_id=new_trace(),
+            additional_creators=additional_creators,
+            profile=await self._own_profile(sender),
+        )
+
+    async def left_behind(self, room_id: RoomId, version: RoomVersionId) -> Sequence[ServerName]:
+        wanted = get_version(version)
+        others = sorted(await self._rooms.queries.servers(room_id) - {self._server_name})
+        return [
+            peer for peer in others[:MAX_ASKED] if await self._direct.speaks(peer, wanted) is False
+        ]
 
     async def purge(self, room_id: RoomId) -> None:
         await self._rooms.purger.purge(room_id, trace_id=new_trace())

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from bridge.clock import Clock
 from bridge.engine.versions import VERSIONS, RoomVersion, get_version
-from bridge.errors import BadInput, IsthmusError, NotFound, Refused
+from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
 from bridge.ids import RoomId, RoomVersionId, ServerName, TraceId, UserId, server_of
 from bridge.rooms.assembly import Rooms
 from bridge.rooms.network import Peers, UserProfile
@@ -122,6 +122,18 @@ class DirectRooms:
             wanted = [extensible, *(one for one in configured if one.id != extensible.id)]
         # All refused once: maybe it learned one since.
         return [one for one in wanted if hints.get(one.id) is not False] or configured
+
+    async def speaks(self, peer: ServerName, version: RoomVersion) -> bool | None:
+        """Whether a server takes part in rooms of a version; None: nobody knows."""
+        hints = await self._database.read(lambda tx: version_hints.find(tx, peer))
+        if version.id in hints:
+            return hints[version.id]
+        if not version.extensible_events:
+            return None
+        try:
+            return await self._is_isthmus(peer)
+        except Unavailable:
+            return None
 
     async def _is_isthmus(self, peer: ServerName) -> bool:
         known = await self._database.read(lambda tx: version_hints.find_software(tx, peer))
