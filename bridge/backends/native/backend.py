@@ -15,7 +15,7 @@ from bridge.backends.native.values import (
 )
 from bridge.clock import Clock
 from bridge.engine.state import MEMBER
-from bridge.engine.versions import get_version
+from bridge.engine.versions import get_creatable, get_version
 from bridge.errors import NotFound, Refused
 from bridge.ids import (
     EventId,
@@ -128,7 +128,7 @@ class NativeBackend:
         return await self._rooms.upgrader.upgrade(
             room_id=room_id,
             sender=sender,
-            version=get_version(version),
+            version=get_creatable(version),
             transaction_id=txn,
             trace_id=new_trace(),
             additional_creators=additional_creators,
@@ -136,7 +136,7 @@ class NativeBackend:
         )
 
     async def left_behind(self, room_id: RoomId, version: RoomVersionId) -> Sequence[ServerName]:
-        wanted = get_version(version)
+        wanted = get_creatable(version)
         others = sorted(await self._rooms.queries.servers(room_id) - {self._server_name})
         return [
             peer for peer in others[:MAX_ASKED] if await self._direct.speaks(peer, wanted) is False
