@@ -8,7 +8,7 @@ carry values that nobody expects.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -45,9 +45,14 @@ class Graph:
     events: list[Pdu] = field(default_factory=list)
     decisions: dict[EventId, Decision] = field(default_factory=dict)
     merges: list[list[EventId]] = field(default_factory=list)
+    _states: dict[tuple[EventId, ...], Mapping[StateKey, EventId]] = field(default_factory=dict)
 
-    def state(self, event_ids: list[EventId]) -> dict[StateKey, EventId]:
-        return dict(self.room.state_before(event_ids))
+    def state(self, event_ids: Sequence[EventId]) -> Mapping[StateKey, EventId]:
+        """Ours, after all of the events."""
+        key = tuple(event_ids)
+        if key not in self._states:
+            self._states[key] = self.room.state_before(key)
+        return self._states[key]
 
     @property
     def to_json(self) -> dict[str, Any]:
@@ -126,6 +131,7 @@ class Grower:
             ts=rng.randrange(5),
             redacts=rng.choice(self.graph.events).event_id if kind == "m.room.redaction" else None,
             auth_events=self._auth_events(keys, before),
+            state=before,
         )
         if pdu.event_id in self.room.events:
             return
@@ -228,7 +234,7 @@ class Grower:
 
     @property
     def _targets(self) -> tuple[UserId, ...]:
-        # About others in a closed room the two disagree; test_against_synapse.py has the cases.
+        # About others in a closed room the two disagree: tests/vectors/disagreements.
         closed = self.room.create.content.get("m.federate") is False
         return (ALICE, DAVE) if closed else USERS
 

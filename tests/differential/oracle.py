@@ -6,7 +6,9 @@ lists of event IDs. Each line of the answer tells
 `ids` (as computed here), `refused` (ID -> why) and `states`, one for each list of events in
 `resolve`: the resolved state after them, as a list of [type, state key, event ID].
 
-All events are handed to Synapse as not yet stored, so that its code walks the auth chains itself.
+Events are handed to Synapse as not yet stored, so that its code walks the auth chains itself: all
+but those of which the answer is known beforehand, because that walk takes every path and not every
+event. Which they are is said at `_in_question`.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ class Room:
         self.algorithm = algorithm
         self.events: dict[str, Any] = {}
         self.after: dict[str, State] = {}
+        self._chains: dict[str, frozenset[str]] = {}
+        """Each event with all that is behind its auth events."""
 
     async def get_events(
         self, event_ids: Iterable[str], *_args: object, **_kwargs: object
@@ -60,9 +64,23 @@ class Room:
     async def get_auth_chain_difference(
         self, _room_id: str, state_sets: Iterable[Collection[str]], *_args: object
     ) -> Any:
-        if any(state_sets):
-            raise RuntimeError("every event is among those not yet stored")
+        # Of settled events alone nothing is in the difference, nor on the way between conflicts.
+        if any(not self._chains.keys() >= set(ids) for ids in state_sets):
+            raise RuntimeError("not an event of this room")
         return StateDifference(auth_difference=set(), conflicted_subgraph=set())
+
+    def _in_question(self, states: Sequence[State]) -> set[str]:
+        """The events behind some of the states, without the settled ones.
+
+        Settled are those behind every one of the states with no conflicted event behind them.
+        """
+        none: frozenset[str] = frozenset()
+        chains = [none.union(*(self._chains[one] for one in state.values())) for state in states]
+        same = set(states[0].items()).intersection(*(state.items() for state in states[1:]))
+        conflicted = {one for state in states for one in state.values()} - {one for _, one in same}
+        behind_all = chains[0].intersection(*chains[1:])
+        settled = {one for one in behind_all if conflicted.isdisjoint(self._chains[one])}
+        return set(none.union(*chains)) - settled
 
     def resolve(self, event_ids: Sequence[str]) -> State:
         """The state after all of the given events."""
@@ -70,6 +88,7 @@ class Room:
         if len(states) < 2:
             return states[0] if states else {}
         room_id = self.events[event_ids[0]].room_id
+        open_events = {one: self.events[one] for one in self._in_question(states)}
         if self.algorithm == "v1":
             found = finish(
                 v1.resolve_events_with_store(
@@ -79,7 +98,7 @@ class Room:
         else:
             found = finish(
                 v2.resolve_events_with_store(
-                    Clock(), room_id, self.version, states, dict(self.events), self
+                    Clock(), room_id, self.version, states, open_events, self
                 )
             )
         return dict(found)
@@ -88,12 +107,20 @@ class Room:
         """Judge the event by its auth events and by the state before it: its ID, why refused."""
         event = make_event_from_dict(event_json, room_version=self.version)
         before = self.resolve(list(event.prev_event_ids()))
+        try:
+            behind = event.auth_event_ids()
+        except RuntimeError as exc:
+            # It is asked for everywhere, so that the event is lost.
+            self.after[event.event_id] = before
+            return event.event_id, f"fails: {str(exc).partition(chr(10))[0]}"
         refusal = self._refusal(event, before)
         if refusal is not None:
             event = make_event_from_dict(
                 event_json, room_version=self.version, rejected_reason=refusal
             )
         self.events[event.event_id] = event
+        chains = (self._chains[one] for one in behind if one in self._chains)
+        self._chains[event.event_id] = frozenset({event.event_id}).union(*chains)
         after = dict(before)
         if refusal is None and event.is_state():
             after[event.type, event.state_key] = event.event_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import ChainMap, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from bridge.engine.auth import auth_event_keys, auth_state_keys
@@ -31,6 +32,7 @@ def since(version_id: str, number: int) -> bool:
     return int(version_id.replace("I.1", "10")) >= number
 
 
+@cache
 def key_of(server: ServerName) -> SigningKey:
     """One fixed key per server name."""
     return SigningKey.from_seed("test", hashlib.sha256(server.encode()).digest())
