@@ -70,8 +70,8 @@ class Acceptor:
             there, historic, redacted_by = await self._database.read(partial(_look_up, pdu=pdu))
             if there is not None and not there.outlier:
                 if queued:
-                    await self._finish(pdu.event_id, _outcome(there.verdict, None))
-                return Decision(verdict=_verdict_of(there.verdict))
+                    await self._finish(pdu.event_id, _outcome(there.verdict, there.rule))
+                return Decision(verdict=_verdict_of(there.verdict), rule=there.rule or "")
             state = before if before is not None else await self.state_before(room, pdu)
             decision = await self.judge(room, pdu, state)
             if refuses_soft_failure and decision.verdict is not Verdict.ACCEPTED:
@@ -93,7 +93,7 @@ class Acceptor:
             )
             if before is not None:
                 plan.also.append(_note_gaps(room_id, pdu))
-            outcome = _outcome(STORED_VERDICT[decision.verdict], decision.reason)
+            outcome = _outcome(STORED_VERDICT[decision.verdict], decision.rule)
             await self._appender.commit(plan, outcomes=[(pdu.event_id, outcome)] if queued else ())
             return decision
 
@@ -105,6 +105,7 @@ class Acceptor:
                 room_id=room_id,
                 event_id=pdu.event_id,
                 rule=decision.rule,
+                reason=decision.reason,
             )
         return decision
 
@@ -288,6 +289,6 @@ def _verdict_of(stored: str) -> Verdict:
     return next(verdict for verdict, text in STORED_VERDICT.items() if text == stored)
 
 
-def _outcome(stored: str, reason: str | None) -> str:
-    """What the peer is told. A soft failure is nobody else's business."""
-    return (reason or "rejected") if stored == event_rows.REJECTED else ""
+def _outcome(stored: str, rule: str | None) -> str:
+    """What the peer is told, as often as it asks. A soft failure is nobody else's business."""
+    return f"rejected by the rule {rule or '?'}" if stored == event_rows.REJECTED else ""
