@@ -13,6 +13,7 @@ from bridge.bot.journal import MessageJournal
 from bridge.bot.queues import QueueDesk
 from bridge.bot.rooms import BackendRooms, RoomAddress
 from bridge.bot.status import GatewayStatus
+from bridge.bot.upgrades import RoomUpgrades
 from bridge.clock import Clock
 from bridge.delivery.queue import OnParked
 from bridge.identity.resolver import Conversions, Resolver
@@ -55,6 +56,7 @@ def build_bot(
         rights=Rights(permissions, own_server=backend.server_name, prepare_address=prepare_address),
         address_of=addresses.address_of,
         portals=portals,
+        upgrades=RoomUpgrades(backend=backend),
         resolver=resolver,
         queues=QueueDesk(
             database=database, clock=clock, tell_inbox=tell_inbox, tell_outbox=tell_outbox

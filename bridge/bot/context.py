@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from bridge.errors import Unavailable
 from bridge.identity.resolver import Resolved
-from bridge.ids import RoomAlias, RoomId, UserId
+from bridge.ids import RoomAlias, RoomId, RoomVersionId, UserId
 from bridge.policy.rights import Rights
 from bridge.portals.plumbing import PortalView
 from bridge.ports.command import Caller, CommandInfo, Level
@@ -85,6 +85,23 @@ class Portals(Protocol):
     async def unplumb(self, *, caller: UserId, is_admin: bool, chat: str) -> str: ...
 
 
+class Upgrades(Protocol):
+    """Rooms and their successors."""
+
+    async def upgrade(
+        self,
+        *,
+        caller: UserId,
+        is_admin: bool,
+        room_id: RoomId,
+        version: RoomVersionId,
+        creators: Sequence[UserId],
+        anyway: bool,
+    ) -> str:
+        """`anyway`: also when servers in the room cannot follow."""
+        ...
+
+
 class Resolves(Protocol):
     """From what a person types to somebody (`identity.resolver`)."""
 
@@ -122,6 +139,7 @@ class Context:
     address_of: Callable[[UserId], str | None]
     rooms: RoomActions
     portals: Portals | None = None
+    upgrades: Upgrades | None = None
     resolver: Resolves | None = None
     queues: Queues | None = None
     journal: Journal | None = None

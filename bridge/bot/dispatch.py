@@ -19,6 +19,7 @@ from bridge.bot.context import (
     Resolves,
     RoomActions,
     Status,
+    Upgrades,
 )
 from bridge.bot.words import LEVEL_NAMES, describe
 from bridge.errors import BadInput, IsthmusError, NotFound
@@ -44,6 +45,7 @@ class Dispatch:
         rights: Rights | None = None,
         address_of: AddressOf = lambda user_id: None,
         portals: Portals | None = None,
+        upgrades: Upgrades | None = None,
         resolver: Resolves | None = None,
         queues: Queues | None = None,
         journal: Journal | None = None,
@@ -55,6 +57,7 @@ class Dispatch:
         self._rights = rights
         self._address_of = address_of
         self._portals = portals
+        self._upgrades = upgrades
         self._resolver = resolver
         self._queues = queues
         self._journal = journal
@@ -105,6 +108,7 @@ class Dispatch:
             address_of=self._address,
             rooms=self._rooms,
             portals=self._portals,
+            upgrades=self._upgrades,
             resolver=self._resolver,
             queues=self._queues,
             journal=self._journal,

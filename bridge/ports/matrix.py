@@ -156,10 +156,11 @@ class MatrixBackend(Protocol):
         """The room's successor, made once per `txn`, complete with the tombstone that leads to it.
 
         `sender`, one of our own users, becomes its creator; from version 12 `additional_creators`
-        stand beside them. `BadInput` (`M_UNSUPPORTED_ROOM_VERSION`) for a version that we do not
-        make; `Refused` for whoever may not send the tombstone, and for a room that was replaced
-        before. Members who could not enter by themselves are invited: the same `txn` again invites
-        those whose server was down.
+        stand beside them. `BadInput` for a version that we do not make
+        (`M_UNSUPPORTED_ROOM_VERSION`), and for additional creators where it has none; `Refused` for
+        whoever may not send the tombstone, and for a room that was replaced before. Members who
+        could not enter by themselves are invited: the same `txn` again invites those whose server
+        was down.
         """
         ...
 

@@ -15,6 +15,7 @@ from tests.support.bot import (
     FakePortals,
     FakeQueues,
     FakeResolver,
+    FakeUpgrades,
     bench,
     ghosts_of_domains,
 )
@@ -54,6 +55,29 @@ async def test_plumb_needs_a_room_where_there_is_none_and_a_chat_that_is_one() -
             assert answer.outcome is Outcome.MISUSED
             assert "plumb CHAT [ROOM]" in answer.text
     assert portals.asked == []
+
+
+async def test_upgrade_takes_a_room_a_version_and_further_creators() -> None:
+    upgrades = FakeUpgrades()
+    dispatch = bench(upgrades=upgrades)
+    asked = {"caller": ALICE, "is_admin": False, "room_id": ROOM, "version": "12"}
+    await dispatch.run(Caller(user_id=ALICE), f"upgrade {ROOM} 12")
+    await dispatch.run(Caller(user_id=ALICE), f"upgrade {ROOM} 12 --creators {ADMIN} {JULIET}")
+    await dispatch.run(Caller(user_id=ADMIN), f"upgrade {ROOM} 12 {JULIET} anyway")
+    assert upgrades.asked == [
+        {**asked, "creators": [], "anyway": False},
+        {**asked, "creators": [ADMIN, JULIET], "anyway": False},
+        {**asked, "creators": [JULIET], "anyway": True, "caller": ADMIN, "is_admin": True},
+    ]
+
+
+async def test_upgrade_says_what_it_does_not_understand() -> None:
+    upgrades = FakeUpgrades()
+    for line in ("upgrade", f"upgrade {ROOM}", f"upgrade {ROOM} 12 juliet", "upgrade tea 12"):
+        answer = await bench(upgrades=upgrades).answer(Caller(user_id=ALICE), line)
+        assert answer.outcome is Outcome.MISUSED
+        assert "upgrade ROOM VERSION [CREATORS]" in answer.text
+    assert upgrades.asked == []
 
 
 async def test_unplumb_is_asked_in_the_callers_name() -> None:

@@ -32,6 +32,7 @@ LEVELS = {
     "resolve": Level.USER,
     "plumb": Level.USER,
     "unplumb": Level.USER,
+    "upgrade": Level.USER,
     "queues": Level.ADMIN,
     "retry": Level.ADMIN,
     "drop": Level.ADMIN,

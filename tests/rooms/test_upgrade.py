@@ -407,7 +407,16 @@ async def test_additional_creators_are_those_of_the_call(network: Network, befor
     assert "additional_creators" not in (await create_of(here, newer)).content
     power = await here.rooms.queries.power(newer)
     assert 100 <= power.user(guest) < INFINITE
-    newest = await upgrade(here, newer, "11", txn="back", creators=[guest])
+    with pytest.raises(BadInput, match="have no creators"):
+        await upgrade(here, newer, "11", txn="back", creators=[guest])
+    newest = await here.rooms.upgrader.upgrade(  # as the client-server API has it
+        room_id=newer,
+        sender=here.user("maker"),
+        version=VERSIONS[RoomVersionId("11")],
+        transaction_id="back",
+        trace_id=trace(),
+        additional_creators=[guest],
+    )
     assert "additional_creators" not in (await create_of(here, newest)).content
 
 

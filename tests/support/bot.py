@@ -85,6 +85,17 @@ class FakePortals:
         return "They are two again."
 
 
+class FakeUpgrades:
+    """Fits `bot.context.Upgrades`; `asked` is what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    async def upgrade(self, **asked: Any) -> str:
+        self.asked.append(asked)
+        return "It is replaced."
+
+
 class FakeResolver:
     """Fits `bot.context.Resolves`: Matrix users, Juliet, a room and a number."""
 
@@ -152,6 +163,7 @@ def bench(**parts: Any) -> Dispatch:
         "rights": RIGHTS,
         "address_of": ghosts_of_domains,
         "portals": FakePortals(),
+        "upgrades": FakeUpgrades(),
         "resolver": FakeResolver(),
         "queues": FakeQueues(),
         "journal": FakeJournal(),

@@ -16,7 +16,7 @@ from bridge.backends.native.values import (
 from bridge.clock import Clock
 from bridge.engine.state import MEMBER
 from bridge.engine.versions import get_creatable, get_version
-from bridge.errors import NotFound, Refused
+from bridge.errors import BadInput, NotFound, Refused
 from bridge.ids import (
     EventId,
     RoomAlias,
@@ -125,10 +125,16 @@ class NativeBackend:
         txn: str,
         additional_creators: Sequence[UserId] = (),
     ) -> RoomId:
+        wanted = get_creatable(version)
+        if additional_creators and not wanted.auth.privileged_creators:
+            raise BadInput(
+                f"rooms of version {version} have no creators who stand above others",
+                errcode="M_INVALID_PARAM",
+            )
         return await self._rooms.upgrader.upgrade(
             room_id=room_id,
             sender=sender,
-            version=get_creatable(version),
+            version=wanted,
             transaction_id=txn,
             trace_id=new_trace(),
             additional_creators=additional_creators,

@@ -13,6 +13,7 @@ from bridge.bot.commands import (
     retry,
     status,
     unplumb,
+    upgrade,
     whois,
     why,
 )
@@ -24,6 +25,7 @@ COMMANDS: tuple[Command, ...] = (
     list.COMMAND,
     plumb.COMMAND,
     unplumb.COMMAND,
+    upgrade.COMMAND,
     whois.COMMAND,
     resolve.COMMAND,
     leave.COMMAND,
