@@ -26,6 +26,7 @@ CALLS: dict[str, tuple[dict[str, str], str]] = {
     "list": ({}, "XMPP"),
     "plumb": ({"CHAT": "nobody@muc.a.test", "ROOM": "#nowhere:a.test"}, "That did not work"),
     "unplumb": ({"CHAT": "nobody@muc.a.test"}, "not bridged to any room"),
+    "upgrade": ({"ROOM": "!nowhere:a.test", "VERSION": "12"}, "I am not in"),
     "whois": ({"WHO": "me"}, "Here:"),
     "resolve": ({"WHO": "romeo@a.test"}, "On XMPP: romeo@a.test"),
     "leave": ({}, "room"),
