@@ -95,10 +95,13 @@ def encode_canonical(value: object, *, strict: bool = True) -> bytes:
     """
     if not strict:
         # orjson writes 1e-07 as 1e-7. The specification's example is this very call.
-        text = json.dumps(
-            value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
-        )
-        return text.encode()
+        try:
+            text = json.dumps(
+                value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
+            )
+            return text.encode()
+        except ValueError as exc:  # no finite number, or a lone surrogate
+            raise BadInput(f"no canonical JSON: {exc}") from exc
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as exc:
