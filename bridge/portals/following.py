@@ -293,7 +293,12 @@ class Following:
         await self._database.write(unit)
 
     async def _move_served(self, item: QueueItem, task: FollowRoom, portal: Portal) -> None:
-        moved = RoomMoved(room_id=task.successor, replaces=task.room_id, at_ms=self._clock.now_ms())
+        moved = RoomMoved(
+            room_id=task.successor,
+            replaces=task.room_id,
+            alias=task.alias,
+            at_ms=self._clock.now_ms(),
+        )
         await self._write_move(
             task,
             portal,

@@ -40,6 +40,8 @@ class FollowRoom:
     room_id: RoomId
     successor: RoomId
     sender: UserId
+    alias: RoomAlias | None
+    """The room's own by then; a moment later it may be the successor's, or nobody's."""
 
 
 def follow_lane(adapter: str, room_id: RoomId) -> str:
@@ -68,8 +70,14 @@ class Moves:
         if successor is None:
             await self.note(event.trace_id, "no-successor", event.room_id)
             return
+        try:
+            alias = (await self._backend.room(event.room_id)).canonical_alias
+        except NotFound:
+            alias = None
         await self._begin(
-            FollowRoom(room_id=event.room_id, successor=successor, sender=event.sender),
+            FollowRoom(
+                room_id=event.room_id, successor=successor, sender=event.sender, alias=alias
+            ),
             source_id=event.event_id,
             position=event.position,
             trace=event.trace_id,
@@ -83,10 +91,16 @@ class Moves:
             successor = _successor(room_id, entry.content)
             if entry.state_key == "" and successor is not None:
                 source_id = f"{room_id}/{successor}"
+                info = await self._backend.room(room_id)
                 await self._begin(
-                    FollowRoom(room_id=room_id, successor=successor, sender=entry.sender),
+                    FollowRoom(
+                        room_id=room_id,
+                        successor=successor,
+                        sender=entry.sender,
+                        alias=info.canonical_alias,
+                    ),
                     source_id=source_id,
-                    position=(await self._backend.room(room_id)).position,
+                    position=info.position,
                     trace=TraceId(hashlib.sha256(source_id.encode()).hexdigest()[:24]),
                 )
 

@@ -387,6 +387,8 @@ class RoomMoved:
 
     room_id: RoomId
     replaces: RoomId
+    alias: RoomAlias | None
+    """Of the old room; perhaps the new one's by now."""
     at_ms: int
 
 

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
 import xml.etree.ElementTree as ET
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import pytest
+import pytest_asyncio
 
 from bridge.adapters.xmpp.addresses import to_uri
 from bridge.adapters.xmpp.jid import Jid
-from bridge.demo.people import MatrixPerson, Stanza, XmppPerson
+from bridge.demo.people import MatrixPerson, Muc, Stanza, XmppPerson
 from bridge.demo.people.stanza import MUC_USER, STANZAS, client_tag
-from bridge.demo.servers import Prosody, Synapse
+from bridge.demo.servers import CertificateAuthority, Prosody, Synapse
 from bridge.errors import Refused
-from tests.support.chats import said_in
+from tests.support.chats import ARRIVAL_S, ask_in_room, bodies, said_in
 from tests.support.gateway import Gateway
 from tests.support.servers import MakeMatrixPerson, MakeXmppPerson
 
 FOLLOW_S = 45.0
 DISCO_INFO = "http://jabber.org/protocol/disco#info"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(
+    prosody_pair: tuple[Prosody, Prosody], synapse: Synapse, certificates: CertificateAuthority
+) -> AsyncIterator[Gateway]:
+    permissions = {synapse.server_name: "admin", "a.test": "user", "b.test": "user"}
+    settings = {"permissions": permissions}
+    async with Gateway(prosody_pair[0], certificates, settings=settings) as server:
+        yield server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,3 +198,173 @@ async def test_sessions_under_a_room_id_are_told_the_new_address_and_go_on_there
     assert refusal.value.rule == "gone"
     errors = [one for one in juliet.transcript.since(start) if one.type == "error"]
     assert [_gone_to(one) for one in errors] == [uri, uri]
+
+
+async def test_isthmus_dies_between_the_tombstone_and_the_invitation_and_follows_all_the_same(
+    scene: Scene,
+) -> None:
+    gateway, alice, juliet, room = scene.gateway, scene.alice, scene.juliet, scene.room
+    await juliet.enter(room, "Juliet")
+    await alice.set_state(scene.room_id, "m.room.join_rules", {"join_rule": "invite"})
+    await alice.say(scene.room_id, "before")
+    await juliet.hear("before", sender=room)
+    start = juliet.position
+    successor = await alice.upgrade(scene.room_id, "11")
+    await until(lambda: _move_status(gateway, scene.room_id) == "moving")
+    await gateway.kill()
+    await alice.say(successor, "first")
+    await gateway.start()
+    await alice.invite(successor, gateway.ghost(juliet.address))
+    await see_moved(juliet, room)
+    await alice.say(successor, "after")
+    await juliet.hear("after", sender=room)
+    said = juliet.say_in(room, "here I am")
+    await juliet.reflection(said)
+    await alice.hear("here I am", room=successor)
+    lines = [line for line in said_in(juliet, room, start) if "upgraded" not in line]
+    assert [line for line in lines if "replaced" not in line] == ["first", "after", "here I am"]
+
+
+async def test_a_tombstone_that_leads_to_a_strange_room_moves_nobody(scene: Scene) -> None:
+    gateway, alice, juliet, room = scene.gateway, scene.alice, scene.juliet, scene.room
+    await juliet.enter(room, "Juliet")
+    trap = await alice.create_room(name="Trap", preset="public_chat")
+    await alice.set_state(
+        scene.room_id, "m.room.tombstone", {"body": "come", "replacement_room": trap}
+    )
+    await juliet.wait_for(
+        lambda stanza: (
+            stanza.type == "groupchat" and stanza.sender == room and trap in (stanza.body or "")
+        ),
+        what="a word about the tombstone",
+        timeout_s=FOLLOW_S,
+    )
+    assert _move_status(gateway, scene.room_id) == "refused"
+    ghost = gateway.ghost(juliet.address)
+    await gateway.see_membership(ghost, trap, "leave")
+    await alice.see_membership(trap, ghost, "leave")
+    await alice.say(scene.room_id, "who is still here?")
+    await juliet.hear("who is still here?", sender=room)
+    said = juliet.say_in(room, "all of us")
+    await juliet.reflection(said)
+    await alice.hear("all of us", room=scene.room_id)
+    assert not [one for one in juliet.transcript if one.type == "unavailable"]
+
+
+async def test_a_direct_chat_goes_on_in_its_successor(scene: Scene) -> None:
+    gateway, alice, juliet = scene.gateway, scene.alice, scene.juliet
+    ghost, address = gateway.ghost(juliet.address), gateway.address(scene.alice.user_id)
+    room_id = await alice.create_direct(ghost)
+    await alice.see_membership(room_id, ghost, "join")
+    await alice.say(room_id, "before")
+    await juliet.hear("before", sender=address)
+    juliet.say(address, "before, too")
+    await alice.hear("before, too", room=room_id, sender=ghost)
+
+    successor = await alice.upgrade(room_id, "11")
+    await alice.say(successor, "first")
+    await alice.invite(successor, ghost)
+    await alice.see_membership(successor, ghost, "join", timeout_s=FOLLOW_S)
+    await juliet.hear("first", sender=address, timeout_s=FOLLOW_S)
+    juliet.say(address, "hello again")
+    await alice.hear("hello again", room=successor, sender=ghost)
+    await alice.say(successor, "after")
+    await juliet.hear("after", sender=address)
+    heard = [s.body for s in juliet.transcript if s.bare_sender == address and s.body]
+    assert heard == ["before", "first", "after"]
+    said = bodies(list(alice.transcript), successor, ghost)
+    assert said == ["hello again"]
+
+
+async def test_a_plumbed_room_is_followed_while_everybody_talks_on(
+    scene: Scene, prosody_pair: tuple[Prosody, Prosody]
+) -> None:
+    gateway, alice = scene.gateway, scene.alice
+    label = scene.room.partition("%")[0].rpartition("-")[2]
+    chat = f"coven-{label}@{prosody_pair[0].muc_domain}"
+    romeo = Muc(scene.juliet, chat)
+    await romeo.enter("Romeo")
+    room_id = scene.room_id
+    await alice.invite(room_id, gateway.bot_id)
+    await alice.see_membership(room_id, gateway.bot_id, "join", timeout_s=ARRIVAL_S)
+    levels = {"users": {alice.user_id: 100, gateway.bot_id: 50}}
+    await alice.set_state(room_id, "m.room.power_levels", levels)
+    await ask_in_room(alice, gateway, room_id, f"!isthmus plumb {chat}", expect="are bridged")
+    await romeo.see_arrive("Alice", timeout_s=ARRIVAL_S)
+    romeo.say("good evening")
+    await alice.hear("good evening", room=room_id, timeout_s=ARRIVAL_S)
+    start = romeo.person.position
+
+    ups: list[str] = []
+    is_over = asyncio.Event()
+
+    async def talk_up() -> None:
+        while not is_over.is_set():
+            ups.append(f"up {len(ups)}")
+            romeo.say(ups[-1])
+            await asyncio.sleep(0.2)
+
+    async def talk_down(until_done: asyncio.Event) -> None:
+        number = 0
+        while not until_done.is_set():
+            await alice.say(room_id, f"down {number}")
+            number += 1
+            await asyncio.sleep(0.1)
+
+    upgraded = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(talk_up())
+        tasks.create_task(talk_down(upgraded))
+        await asyncio.sleep(1.0)
+        successor = await alice.upgrade(room_id, "11")
+        upgraded.set()
+        for number in range(5):
+            await alice.say(successor, f"on {number}")
+        await romeo.person.hear("on 4", sender=chat, timeout_s=FOLLOW_S)
+        await asyncio.sleep(1.0)
+        is_over.set()
+    await alice.hear(ups[-1], room=successor, timeout_s=FOLLOW_S)
+
+    # What came before the tombstone went out, and everything in the successor: once, in order.
+    past = [
+        (json.loads(text)["type"], json.loads(text)["content"].get("body"))
+        for (text,) in gateway.query(
+            "SELECT events.json FROM stream_events JOIN events USING (event_id)"
+            " WHERE events.room_id = ? ORDER BY position",
+            room_id,
+        )
+    ]
+    upto = [type for type, _ in past].index("m.room.tombstone")
+    said = [body for _, body in past[:upto] if str(body).startswith("down")]
+    late = [body for _, body in past[upto:] if str(body).startswith("down")]
+    heard = [line for line in said_in(romeo.person, chat, start) if line[:3] != "up "]
+    assert said
+    assert heard == [*said, *(f"on {number}" for number in range(5))]
+    await alice.wait_for(
+        lambda _: (
+            len([s for s in alice.transcript if "is not carried to" in (s.body or "")]) == len(late)
+        ),
+        what="the word that nothing is carried from here any more",
+    )
+    arrived = [
+        body
+        for room in (room_id, successor)
+        for body in bodies(list(alice.transcript), room)
+        if body.startswith("up ")
+    ]
+    assert arrived == ups
+    # She never left the chat, and the successor says what it is bridged to.
+    gone = [s for s in romeo.person.transcript.since(start) if s.type == "unavailable"]
+    assert not gone
+    assert [t for t, _ in await alice.state(successor) if t == "uk.half-shot.bridge"]
+
+
+def _move_status(gateway: Gateway, room_id: str) -> str | None:
+    rows = gateway.query("SELECT status FROM portals WHERE kind = 'moved' AND chat = ?", room_id)
+    return str(rows[0][0]) if rows else None
+
+
+async def until(look: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not look():
+            await asyncio.sleep(0.05)

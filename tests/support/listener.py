@@ -14,6 +14,7 @@ from bridge.ports.chat import (
     ChatChange,
     ChatMessage,
     HistoryMessage,
+    Replaced,
     RoomMember,
     RoomMessage,
     RoomPower,
@@ -186,6 +187,10 @@ class ScriptedListener:
         self.failures: dict[str, IsthmusError] = {}
         self.changes: list[ChatChange] = []
         self.visited: set[str] = set()
+        self.replaced: dict[RoomId, RoomAlias | RoomId] = {}
+        """Rooms that everybody has left behind, and where they go on."""
+        self.aliases: dict[RoomAlias, RoomId] = {}
+        """Aliases that lead elsewhere than their rooms say."""
         self.gate: asyncio.Event | None = None
         self.at_gate = asyncio.Event()
         self.ghosts = user_of or {}
@@ -195,6 +200,7 @@ class ScriptedListener:
         return room
 
     def _find(self, target: RoomAlias | RoomId) -> ScriptedRoom:
+        target = self.aliases.get(RoomAlias(target), target)
         for room in self.rooms.values():
             if target in (room.room_id, room.alias):
                 return room
@@ -218,7 +224,10 @@ class ScriptedListener:
 
     async def find_room(self, target: RoomAlias | RoomId) -> RoomId:
         self._fail("find_room")
-        return self._find(target).room_id
+        room_id = self._find(target).room_id
+        if room_id in self.replaced:
+            raise Replaced("this room was replaced", successor=self.replaced[room_id])
+        return room_id
 
     async def describe_room(
         self, target: RoomAlias | RoomId, *, address: str | None = None

@@ -9,7 +9,7 @@ with the reason (332). Spec: XEP-0045, 10.2.1 (104), 10.9, 15.6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from xml.etree import ElementTree as ET
 
@@ -98,6 +98,11 @@ class Moving:
             if old.power is None:
                 old.see(await self._listener.view_room(old.room_id))
             new.see(view)
+            seen = {
+                user_id: nickname
+                for user_id, nickname in old.nicknames.items()
+                if (person := self._people.person_of(user_id)) is None or old.sessions_of(person)
+            }
             staying: list[Session] = []
             for session in list(old.present()):
                 way = ways.get(session.entered_by, "stranded")
@@ -106,17 +111,26 @@ class Moving:
                     staying.append(session)
                 else:
                     await self._end(old, session, successor, is_unrelated=way == "unrelated")
-            await self._move(old, new, staying, own_id)
+            await self._move(old, new, staying, seen, own_id)
 
     async def _successor(self, delivery: RoomMoved, *, patience_s: float) -> RoomAlias | RoomId:
         """By which name the room goes on; an alias may be on its way to it."""
         try:
             await self._listener.find_room(delivery.replaces)
         except Replaced as exc:
-            if exc.successor.startswith("!"):
-                self._wait(delivery, "the room may get its alias yet", patience_s)
+            if not exc.successor.startswith("!"):
+                return exc.successor
+            if delivery.alias is not None and await self._leads(delivery.alias, delivery.room_id):
+                return delivery.alias
+            self._wait(delivery, "the room may get its alias yet", patience_s)
             return exc.successor
         return delivery.room_id
+
+    async def _leads(self, alias: RoomAlias, room_id: RoomId) -> bool:
+        try:
+            return await self._listener.find_room(alias) == room_id
+        except (BadInput, NotFound, Refused, Unavailable):
+            return False
 
     async def _check_finished(self, delivery: RoomMoved) -> None:
         """Unavailable: the bridge is still about it; the address would be a riddle."""
@@ -193,17 +207,18 @@ class Moving:
     # --- along ------------------------------------------------------------------------------------
 
     async def _move(
-        self, old: ServedRoom, new: ServedRoom, staying: Sequence[Session], own_id: str
+        self,
+        old: ServedRoom,
+        new: ServedRoom,
+        staying: Sequence[Session],
+        seen: Mapping[UserId, str],
+        own_id: str,
     ) -> None:
-        """Names come along where they are free; everybody who is there now is shown."""
+        """Names come along where they are free; whoever is there now is shown, and who of those
+        that were `seen` is not."""
         if not staying:
             return
         came = {self._people.user_of(session.address) for session in staying}
-        seen = {
-            user_id: nickname
-            for user_id, nickname in old.nicknames.items()
-            if (person := self._people.person_of(user_id)) is None or old.sessions_of(person)
-        }
         await self._take_names(old, new, came)
         before = list(new.present())
         for session in staying:
