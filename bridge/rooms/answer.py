@@ -4,6 +4,7 @@ Letting somebody in: a template of an event on top of the room (`make_`), then t
 verified, judged like every received one, appended, and sent on by us to everybody else. Who may
 read: servers with a joined user that the room's ACL allows, and of what was said before only what
 the history visibility shows them. Spec: S2S, joining rooms; restricted rooms; leaving rooms;
+knocking upon a room;
 inviting to a room; backfilling and retrieving missing events; retrieving events.
 """
 
@@ -39,6 +40,7 @@ from bridge.rooms.network import Json, Lookups
 from bridge.rooms.outside import Outside
 from bridge.rooms.restricted import find_voucher, needs_voucher
 from bridge.rooms.send import Sender
+from bridge.rooms.stripped import stripped_state
 from bridge.rooms.underway import Underway
 from bridge.rooms.verify import Verifier
 from bridge.rooms.visibility import (
@@ -136,6 +138,30 @@ class Answers:
             "auth_chain": [one.wire() for one in chain.values()],
             "members_omitted": False,
         }
+
+    # --- knocks -----------------------------------------------------------------------------
+
+    async def make_knock(
+        self,
+        origin: ServerName,
+        room_id: RoomId,
+        user_id: UserId,
+        versions: Sequence[RoomVersionId],
+    ) -> Json:
+        """`{"room_version", "event"}`. Raises `IncompatibleVersion`."""
+        room = await self._open_room(origin, room_id)
+        if room.version.id not in versions:
+            raise IncompatibleVersion(room.version.id)
+        return await self._template(origin, room, user_id, {"membership": "knock"})
+
+    async def send_knock(
+        self, origin: ServerName, room_id: RoomId, event_id: EventId, pdu: Json
+    ) -> Json:
+        """`{"knock_room_state"}`: what an invite would tell, so that nothing more is told."""
+        room = await self._open_room(origin, room_id)
+        knock = self._parse_member(origin, room, event_id, pdu, "knock")
+        await self._let_in(room, knock)
+        return {"knock_room_state": await stripped_state(self._states, room)}
 
     # --- leaves -----------------------------------------------------------------------------
 

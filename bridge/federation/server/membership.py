@@ -1,4 +1,7 @@
-"""Joins, leaves and invites of other servers. Spec: S2S, joining rooms, inviting, leaving."""
+"""Joins, knocks, leaves and invites of other servers.
+
+Spec: S2S, joining rooms, knocking upon a room, inviting to a room, leaving rooms.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,27 @@ class Membership:
             parse_event_id(request.params["event_id"]),
             request.json_object(),
         )
+
+    async def make_knock(self, request: Request, origin: ServerName) -> Response:
+        try:
+            answer = await self._answers.make_knock(
+                origin,
+                parse_room_id(request.params["room_id"]),
+                parse_user_id(request.params["user_id"]),
+                [RoomVersionId(version) for version in request.query_all("ver")],
+            )
+        except IncompatibleVersion as exc:
+            return _incompatible(exc)
+        return Response(json=answer)
+
+    async def send_knock(self, request: Request, origin: ServerName) -> Response:
+        answer = await self._answers.send_knock(
+            origin,
+            parse_room_id(request.params["room_id"]),
+            parse_event_id(request.params["event_id"]),
+            request.json_object(),
+        )
+        return Response(json=answer)
 
     async def make_leave(self, request: Request, origin: ServerName) -> Response:
         answer = await self._answers.make_leave(

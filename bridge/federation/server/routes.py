@@ -55,6 +55,9 @@ def federation_routes(
         signed("GET", f"{_V1}/make_join/{{room_id}}/{{user_id}}", membership.make_join),
         signed("PUT", f"{_V1}/send_join/{{room_id}}/{{event_id}}", membership.send_join_v1),
         signed("PUT", f"{_V2}/send_join/{{room_id}}/{{event_id}}", membership.send_join),
+        # Knocking.
+        signed("GET", f"{_V1}/make_knock/{{room_id}}/{{user_id}}", membership.make_knock),
+        signed("PUT", f"{_V1}/send_knock/{{room_id}}/{{event_id}}", membership.send_knock),
         # Inviting.
         signed("PUT", f"{_V1}/invite/{{room_id}}/{{event_id}}", membership.invite_v1),
         signed("PUT", f"{_V2}/invite/{{room_id}}/{{event_id}}", membership.invite),

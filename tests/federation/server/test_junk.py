@@ -219,7 +219,7 @@ async def test_no_request_makes_an_endpoint_fall_over(
                 st.builds(
                     lambda base, what, room, one: f"{base}/{what}/{enc(room)}/{enc(one)}",
                     st.sampled_from([v1, v2]),
-                    st.sampled_from(["send_join", "send_leave", "invite"]),
+                    st.sampled_from(["send_join", "send_knock", "send_leave", "invite"]),
                     rooms,
                     ids,
                 ),
@@ -230,7 +230,7 @@ async def test_no_request_makes_an_endpoint_fall_over(
                     lambda what, room, user, ver: (
                         f"{v1}/{what}/{enc(room)}/{enc(user)}?ver={enc(ver)}"
                     ),
-                    st.sampled_from(["make_join", "make_leave", "event_auth"]),
+                    st.sampled_from(["make_join", "make_knock", "make_leave", "event_auth"]),
                     rooms,
                     users | ids,
                     st.sampled_from(["12", "11"]) | texts,

@@ -131,6 +131,8 @@ def signed_targets(world: World) -> list[tuple[str, str, Any]]:
         ("PUT", f"{V2}/send_join/{room}/{said}", {}),
         ("PUT", f"{V1}/invite/{room}/{said}", {}),
         ("PUT", f"{V2}/invite/{room}/{said}", {}),
+        ("GET", f"{V1}/make_knock/{room}/{bob}?ver=12", None),
+        ("PUT", f"{V1}/send_knock/{room}/{said}", {}),
         ("GET", f"{V1}/make_leave/{room}/{bob}", None),
         ("PUT", f"{V1}/send_leave/{room}/{said}", {}),
         ("PUT", f"{V2}/send_leave/{room}/{said}", {}),
@@ -391,6 +393,51 @@ async def test_a_join_and_a_leave_by_both_versions(
                     body = body[1]
                 assert complaints("PUT", f"{V2}/send_{action}/{{}}/{{}}", 200, body) == []
                 assert await world.us.membership(world.room, user) == action
+
+
+async def test_a_knock_is_taken_where_the_room_takes_knocks(
+    certificates: CertificateAuthority, tmp_path: Path, sqlite_template: Path
+) -> None:
+    async with world_of(certificates, tmp_path, sqlite_template) as world:
+        make_knock, send_knock = f"{V1}/make_knock/{{}}/{{}}", f"{V1}/send_knock/{{}}/{{}}"
+        carol = world.peer.user("carol")
+        target = f"{V1}/make_knock/{enc(world.room)}/{enc(carol)}"
+        assert await world.bad("GET", f"{target}?ver=12", make_knock) == (403, "M_FORBIDDEN")
+        await world.us.send(
+            world.room, world.alice, "m.room.join_rules", {"join_rule": "knock"}, state_key=""
+        )
+        answer = await world.ask("GET", f"{target}?ver=11")
+        assert (answer.status, answer.json()["room_version"]) == (400, "12")
+        assert complaints("GET", make_knock, 400, answer.json()) == []
+        foreign = f"{V1}/make_knock/{enc(world.room)}/{enc(world.outsider.user('eve'))}?ver=12"
+        assert await world.bad("GET", foreign, make_knock) == (403, "M_FORBIDDEN")
+
+        made = await world.good("GET", f"{target}?ver=11&ver=12", make_knock)
+        assert made["event"]["content"] == {"membership": "knock"}
+        pdu = world.peer.sign(made["event"], V12)
+        good = f"{V1}/send_knock/{enc(world.room)}/{enc(pdu.event_id)}"
+        joins = {**made["event"], "content": {"membership": "join"}}
+        join = world.peer.sign(joins, V12)
+        wrong = f"{V1}/send_knock/{enc(world.room)}/{enc(join.event_id)}"
+        assert await world.bad("PUT", wrong, send_knock, join.wire()) == (400, "M_INVALID_PARAM")
+        unsigned = {**pdu.wire(), "signatures": {}}
+        assert (await world.bad("PUT", good, send_knock, unsigned))[0] in (400, 403)
+        assert await world.us.membership(world.room, carol) is None
+
+        body = await world.good("PUT", good, send_knock, pdu.wire())
+        told = {(one["type"], one["state_key"]) for one in body["knock_room_state"]}
+        assert {("m.room.create", ""), ("m.room.name", "")} <= told
+        assert "m.room.member" not in {kind for kind, _ in told}
+        assert await world.us.membership(world.room, carol) == "knock"
+
+        # It is taken back like an invite.
+        made = await world.good(
+            "GET", f"{V1}/make_leave/{enc(world.room)}/{enc(carol)}", f"{V1}/make_leave/{{}}/{{}}"
+        )
+        left = world.peer.sign(made["event"], V12)
+        target = f"{V2}/send_leave/{enc(world.room)}/{enc(left.event_id)}"
+        await world.good("PUT", target, f"{V2}/send_leave/{{}}/{{}}", left.wire())
+        assert await world.us.membership(world.room, carol) == "leave"
 
 
 async def test_joins_that_cannot_be_are_refused_with_the_reason(
