@@ -82,6 +82,8 @@ class BoundSettings(_Section):
     gap_state_requests: Annotated[int, Field(ge=0)] = 10
     gap_peers: Positive = 3
     gap_timeout_s: PositiveSeconds = 300.0
+    gap_at_once: Positive = 8
+    gap_rest: Annotated[int, Field(ge=0)] = 10
     state_events: Positive = 60_000
     join_events: Positive = 200_000
     auth_chain_events: Positive = 10_000

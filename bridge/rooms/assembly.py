@@ -96,6 +96,7 @@ def build_rooms(
             acceptor=acceptor,
             verifier=verifier,
             peers=peers,
+            clock=clock,
             bounds=bounds,
         ),
         outside=outside,

@@ -51,6 +51,13 @@ class GraphBounds:
     gap_timeout_s: float = 300.0
     """One peer's part in closing one gap, however slowly it answers: the room's other events wait
     meanwhile. What was entered by then stays."""
+    gap_at_once: int = 8
+    """Gaps that are filled at one peer at the same time, over all rooms: one slow peer must not
+    keep every worker waiting."""
+    gap_rest: int = 10
+    """A peer that failed to fill a gap is asked about no other for this many times as long as it
+    took; one that did so is left alone for just as long. So a peer that dawdles costs the rooms
+    that it is in a tenth of their time, not all of it."""
 
     # --- states and auth chains -------------------------------------------------------------
 

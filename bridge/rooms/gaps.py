@@ -12,9 +12,11 @@ Spec: S2S, backfilling and retrieving missing events; retrieving event authorisa
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from bridge.clock import Clock
 from bridge.engine.pdu import Pdu
 from bridge.engine.state import CREATE
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
@@ -31,6 +33,8 @@ from bridge.telemetry.log import get_logger
 
 MISSING_EVENTS_LIMIT = 50
 """Events asked for per round; Synapse gives at most 20."""
+QUICK_S = 1.0
+"""A peer whose part took no longer needs no rest."""
 MAX_NAMED = 20
 """Events named as ends of one question."""
 
@@ -68,8 +72,13 @@ class GapFiller:
         acceptor: Acceptor,
         verifier: Verifier,
         peers: Peers,
+        clock: Clock,
         bounds: GraphBounds,
     ) -> None:
+        self._clock = clock
+        self._rests: dict[ServerName, float] = {}
+        """Until when each peer is not asked."""
+        self._busy: Counter[ServerName] = Counter()
         self._bounds = bounds
         self._server_name = server_name
         self._database = database
@@ -88,7 +97,7 @@ class GapFiller:
         problem: IsthmusError | None = None
         for peer in await self._candidates(room, pdu, origin):
             try:
-                await self._fill_in_time(room, pdu, peer, trace_id)
+                await self._fill_by_turns(room, pdu, peer, trace_id)
             except (Unavailable, Refused, NotFound, BadInput) as exc:
                 log.info("gap not filled", event_id=pdu.event_id, peer=peer, reason=exc.reason)
                 # What may still come right is tried again.
@@ -97,6 +106,34 @@ class GapFiller:
                 continue
             return
         raise problem or Unavailable(f"nobody can be asked what {pdu.event_id} rests on")
+
+    async def _fill_by_turns(
+        self, room: Room, pdu: Pdu, peer: ServerName, trace_id: TraceId
+    ) -> None:
+        """Raises `Unavailable` at once while the peer rests, or has enough to do."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._rests.get(peer, 0.0):
+            note_reached("gap_rest", room_id=room.room_id, event_id=pdu.event_id)
+            raise Unavailable(f"{peer} took too long before")
+        if self._busy[peer] >= self._bounds.gap_at_once:
+            note_reached("gap_at_once", room_id=room.room_id, event_id=pdu.event_id)
+            raise Unavailable(f"{peer} has enough to do")
+        self._busy[peer] += 1
+        factor = self._bounds.gap_rest
+        try:
+            await self._fill_in_time(room, pdu, peer, trace_id)
+            factor = min(1, factor)
+        finally:
+            self._busy[peer] -= 1
+            if not self._busy[peer]:
+                del self._busy[peer]
+            self._rest(peer, self._clock.monotonic_s() - now_s, factor)
+
+    def _rest(self, peer: ServerName, took_s: float, factor: int) -> None:
+        now_s = self._clock.monotonic_s()
+        self._rests = {one: until for one, until in self._rests.items() if until > now_s}
+        if took_s >= QUICK_S and factor:
+            self._rests[peer] = max(self._rests.get(peer, 0.0), now_s + factor * took_s)
 
     async def _fill_in_time(
         self, room: Room, pdu: Pdu, peer: ServerName, trace_id: TraceId

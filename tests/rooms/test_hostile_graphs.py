@@ -299,6 +299,68 @@ async def test_a_peer_that_never_answers_holds_up_nobody_for_long(network: Netwo
     await scene.check_usable()
 
 
+async def test_a_peer_that_dawdles_does_not_take_all_of_the_time(scene: Scene) -> None:
+    """Each of its events would keep the room waiting; it is asked about a few of them."""
+    make = await scene.forger()
+    lost = [make([(EventId(f"$lost{number}"), 40)], body=f"{number}") for number in range(10)]
+    scene.hostile.have(*lost)
+
+    async def dawdle(endpoint: str) -> None:
+        if scene.network.requests[-1][2] == scene.eve.name:
+            scene.network.clock.shift(20)
+
+    scene.network.after_answer = dawdle
+    before_s = scene.network.clock.monotonic_s()
+    with capture_logs() as logs:
+        await scene.send(*lost, until_given_up=False)
+    assert scene.network.clock.monotonic_s() - before_s <= 100
+    assert "rooms.bounds.gap_rest" in bounds_in(logs)
+    scene.network.after_answer = None
+    await scene.check_usable()
+
+
+async def test_a_peer_is_asked_about_so_many_gaps_at_once(network: Network) -> None:
+    network.bounds = replace(FEW, gap_at_once=2, gap_timeout_s=0.2)
+    servers = [await network.add(f"{name}.example") for name in ("here", "honest", "eve")]
+    scene = await Scene(network, *servers).open()
+    rooms = [scene.room_id]
+    for number in range(4):
+        more = await make_room(scene.here, creator=f"maker{number}")
+        await scene.eve.backend.join(
+            user_id=scene.eve.user("eve"), room_id=more, via=[scene.here.name]
+        )
+        rooms.append(more)
+    await network.deliver()
+    network.requests.clear()
+    asked, most = 0, 0
+
+    async def never(endpoint: str) -> None:
+        nonlocal asked, most
+        if endpoint == "get_missing_events":
+            asked += 1
+            most = max(most, asked)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                asked -= 1
+
+    network.after_answer = never
+    receiver = scene.here.rooms.receiver
+    for number, room_id in enumerate(rooms):
+        scene.room_id = room_id
+        pdu = (await scene.forger())([(EventId(f"$lost{number}"), 40)])
+        scene.hostile.have(pdu)
+        await receiver.take(scene.eve.name, f"t{number}", [pdu.wire()], wait_s=0)
+    with capture_logs() as logs:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(receiver.run())
+            while len([one for one in logs if one["event"] == "pdu put off"]) < len(rooms):
+                await asyncio.sleep(0)
+            running.cancel()
+    assert most == 2
+    assert "rooms.bounds.gap_at_once" in bounds_in(logs)
+
+
 # --- auth events ------------------------------------------------------------------------------
 
 
