@@ -19,7 +19,7 @@ from bridge.engine.power import PowerLevels, read_level
 from bridge.engine.state import StateKey
 from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput
-from bridge.ids import EventId, RoomAlias, RoomId, UserId, parse_user_id
+from bridge.ids import EventId, RoomAlias, RoomId, UserId, parse_room_alias, parse_user_id
 
 SPACE: Final = "m.space"
 SPACE_CHILD: Final = "m.space.child"
@@ -227,6 +227,18 @@ def closed_levels(old: PowerLevels) -> dict[str, Any] | None:
     if said:
         content["events"] = {**content["events"], **said}
     return content
+
+
+def named_aliases(content: Mapping[str, Any]) -> list[RoomAlias]:
+    """Those of a canonical alias event that are aliases."""
+    others = content.get("alt_aliases")
+    named: list[RoomAlias] = []
+    for text in [content.get("alias"), *(others if isinstance(others, list) else ())]:
+        try:
+            named.append(parse_room_alias(text))
+        except BadInput:
+            continue
+    return named
 
 
 def split_aliases(

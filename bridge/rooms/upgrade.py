@@ -44,6 +44,7 @@ from bridge.engine.upgrade import (
     SPACE_CHILD,
     TOMBSTONE,
     closed_levels,
+    named_aliases,
     split_aliases,
     successor_create,
     successor_levels,
@@ -186,25 +187,25 @@ class Upgrader:
             done = await self._find_done(transaction_id)
             if done is not None:
                 return done
+            room = await self._states.joined_room(room_id)
             is_direct = (await self._queries.summary(room_id)).is_direct
             one = _Upgrade(
                 states=self._states,
                 appender=self._appender,
                 sender=self._sender,
-                room=await self._states.joined_room(room_id),
+                room=room,
                 version=version,
                 user=sender,
                 creators=creators,
                 is_direct=is_direct,
                 trace_id=trace_id,
             )
-            moved = await self._database.read(lambda tx: alias_rows.of_room(tx, room_id))
             # Two rooms that are hashes of the same event would be one: a new attempt is a new time.
             at_ms = self._clock.now_ms() + next(attempts)
             old, new = await one.plan(
                 lambda content: self._build_create(sender, content, version, named, at_ms),
                 named=named,
-                moved=moved,
+                moved=await self._own_aliases(room),
                 members=await self._own_members(room_id),
                 profile=profile,
             )
@@ -218,6 +219,17 @@ class Upgrader:
             return await self._appender.until_unmoved(room_id, attempt)
         except Repeated as before:
             return before.room_id
+
+    async def _own_aliases(self, room: Room) -> list[RoomAlias]:
+        """Those that the canonical alias event may name in the successor: our own, but for what
+        names another room. Of some the bridge side knows where they lead, and it follows."""
+        event = (await self._states.pick(room.state, (_ALIAS,))).get(_ALIAS)
+        named = [] if event is None else named_aliases(event.content)
+        own = [alias for alias in named if server_of(alias) == self._server_name]
+        there = await self._database.read(
+            lambda tx: {alias: alias_rows.find(tx, alias) for alias in own}
+        )
+        return [alias for alias, room_id in there.items() if room_id in (None, room.room_id)]
 
     async def _own_members(self, room_id: RoomId) -> list[UserId]:
         def unit(tx: Transaction) -> list[room_rows.MemberRow]:

@@ -16,6 +16,7 @@ from bridge.engine.upgrade import (
     LEGACY_POLL,
     POLL,
     closed_levels,
+    named_aliases,
     split_aliases,
     successor_join_rules,
     successor_levels,
@@ -315,3 +316,9 @@ def test_aliases_go_with_the_room_that_they_name() -> None:
     assert stays == {"alt_aliases": [theirs]}
     assert split_aliases({"alias": 1, "alt_aliases": 2}, {mine}) == ({}, {})
     assert split_aliases({"alias": theirs}, {mine}) == ({}, {"alias": theirs})
+
+
+def test_what_is_no_alias_names_nothing() -> None:
+    alias, other = RoomAlias("#a:m.example"), RoomAlias("#b:m.example")
+    assert named_aliases({"alias": alias, "alt_aliases": [other, 5, "b"]}) == [alias, other]
+    assert named_aliases({"alias": None, "alt_aliases": "x"}) == []

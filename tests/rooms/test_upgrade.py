@@ -476,6 +476,22 @@ async def test_a_direct_chat_stays_one(network: Network) -> None:
     assert (await there.backend.room(new)).direct
 
 
+async def test_an_alias_of_ours_that_names_another_room_is_left_to_it(network: Network) -> None:
+    here, _, old = await garden(network, "11")
+    other = await make_room(here, "11")
+    unknown = RoomAlias("#known-to-the-bridge-side:here.example")
+    await here.database.write(lambda tx: aliases.remove(tx, OTHER_ALIAS))
+    await here.database.write(
+        lambda tx: aliases.put(tx, OTHER_ALIAS, room_id=other, creator=here.user("maker"))
+    )
+    named = {"alias": ALIAS, "alt_aliases": [OTHER_ALIAS, unknown]}
+    await put(here, old, "m.room.canonical_alias", named, by="maker")
+    new = await upgrade(here, old, "11")
+    there = await state_of(here, new, "m.room.canonical_alias")
+    assert there == {"alias": ALIAS, "alt_aliases": [unknown]}
+    assert (await here.backend.resolve_alias(OTHER_ALIAS))[0] == other
+
+
 async def test_who_may_bury_the_room_but_nothing_else_leaves_its_levels_alone(
     network: Network,
 ) -> None:
