@@ -91,7 +91,7 @@ async def test_a_private_room_of_synapse_is_upgraded_by_the_bot_on_its_owners_wo
         topic="books",
         preset="private_chat",
         version="10",
-        alias="study",
+        alias=f"study-{gateway.component}",
         invite=[gateway.bot_id, friend.user_id],
         power_level_content_override={"users": {alice.user_id: 100, gateway.bot_id: 100}},
     )
