@@ -80,9 +80,12 @@ async def forge(
     auth: list[EventId] | None = None,
     redacts: EventId | None = None,
     extra: dict[str, Any] | None = None,
+    seen_by: Server | None = None,
 ) -> Pdu:
-    """An event signed by `server` that its own rooms have never seen; `extra`: top-level keys."""
-    room = await room_at(server, room_id)
+    """An event signed by `server` that its own rooms have never seen; `extra`: top-level keys.
+
+    `seen_by`: whose view of the room it is built on, where `server` is not in it."""
+    room = await room_at(seen_by or server, room_id)
     body = content if content is not None else {"msgtype": "m.text", "body": "forged"}
     draft = Draft(
         room_id=room_id,
