@@ -87,12 +87,16 @@ class GapFiller:
         self._verifier = verifier
         self._peers = peers
 
+    async def is_before(self, pdu: Pdu) -> bool:
+        """Whether something that the event rests on is missing."""
+        if await self._acceptor.missing_prev(pdu):
+            return True
+        return bool(await self._unknown(pdu.auth_events))
+
     async def fill(self, room: Room, pdu: Pdu, *, origin: ServerName, trace_id: TraceId) -> None:
         """Bring everything that the verified event rests on, from whoever sent it or, if that
         server cannot, from a few others in the room. Raises `Unavailable`, `Refused`."""
         missing = await self._acceptor.missing_prev(pdu)
-        if not missing and not await self._unknown(pdu.auth_events):
-            return
         log.info("gap found", room_id=room.room_id, event_id=pdu.event_id, missing=len(missing))
         problem: IsthmusError | None = None
         for peer in await self._candidates(room, pdu, origin):

@@ -1,7 +1,7 @@
 """PDUs from other servers: stored first, then understood, one lane per room.
 
 A transaction's PDUs and its ID are one commit; from then on a crash loses nothing. The lane takes
-a room's rows in order through the checks of the specification:
+a room's rows in order through the checks of the specification, those behind gaps last:
 
 1. format, when it is stored   2. and 3. signatures and content hash (`verify`)
 then what it rests on is fetched (`gaps`), and 4. to 6. are judged with the append (`accept`).
@@ -69,6 +69,10 @@ class _Taken:
     room_id: RoomId
     json: str
     error: str | None
+
+
+class _Gap(Exception):
+    """What the event rests on is not all here."""
 
 
 class Receiver:
@@ -270,7 +274,8 @@ class Receiver:
             )
             if not rows:
                 return
-            for row in rows:
+            behind_gaps = [row for row in rows if not await self.work_off(row, may_ask=False)]
+            for row in behind_gaps:
                 await self.work_off(row)
 
     async def work_off_due(self) -> None:
@@ -281,10 +286,13 @@ class Receiver:
         for room_id in rooms:
             await self._work(room_id)
 
-    async def work_off(self, row: InboundRow) -> None:
-        """One PDU: its outcome is stored, or it is put off."""
+    async def work_off(self, row: InboundRow, *, may_ask: bool = True) -> bool:
+        """One PDU: its outcome is stored, or it is put off. False where a peer must be asked what
+        it rests on and `may_ask` is false: what needs nobody goes first."""
         try:
-            finished = await self._receive(row)
+            finished = await self._receive(row, may_ask=may_ask)
+        except _Gap:
+            return False
         except Unavailable as exc:
             await self._put_off(row, exc)
         except (BadInput, Refused, NotFound) as exc:
@@ -304,8 +312,9 @@ class Receiver:
         else:
             if not finished:
                 await self._finish(row, "")
+        return True
 
-    async def _receive(self, row: InboundRow) -> bool:
+    async def _receive(self, row: InboundRow, *, may_ask: bool) -> bool:
         """True: the outcome was stored in the append's own commit."""
         room = await self._states.find_room(row.room_id)
         if room is None or not room.joined:
@@ -314,7 +323,10 @@ class Receiver:
         json = parse_json(row.json.encode(), max_bytes=2 * MAX_PDU_BYTES)
         pdu = Pdu.trusted(json, room.version, row.event_id)
         checked = await self._verifier.check(pdu)
-        await self._gaps.fill(room, checked, origin=row.origin, trace_id=row.trace_id)
+        if await self._gaps.is_before(checked):
+            if not may_ask:
+                raise _Gap
+            await self._gaps.fill(room, checked, origin=row.origin, trace_id=row.trace_id)
         await self._acceptor.accept(row.room_id, checked, trace_id=row.trace_id, queued=True)
         return True
 

@@ -299,6 +299,26 @@ async def test_a_peer_that_never_answers_holds_up_nobody_for_long(network: Netwo
     await scene.check_usable()
 
 
+async def test_what_needs_nobody_is_heard_before_what_needs_a_peer(scene: Scene) -> None:
+    make = await scene.forger()
+    lost = make([(EventId("$lost"), 40)], body="junk")
+    after_it = make([(lost.event_id, lost.depth)], body="junk")
+    scene.hostile.have(lost, after_it)
+    honest = await forge(scene.network, scene.honest, scene.room_id, scene.honest.user("guest"))
+    receiver = scene.here.rooms.receiver
+    await receiver.take(scene.eve.name, "t", [lost.wire(), after_it.wire()], wait_s=0)
+    await receiver.take(scene.honest.name, "t", [honest.wire()], wait_s=0)
+    heard_then: list[list[str]] = []
+
+    async def look(endpoint: str) -> None:
+        heard_then.append(await heard(scene.here, scene.room_id))
+
+    scene.network.after_answer = look
+    await receiver.work_off_due()
+    assert heard_then
+    assert heard_then[0] == ["forged"]
+
+
 async def test_a_peer_that_dawdles_does_not_take_all_of_the_time(scene: Scene) -> None:
     """Each of its events would keep the room waiting; it is asked about a few of them."""
     make = await scene.forger()
@@ -323,8 +343,8 @@ async def test_a_peer_is_asked_about_so_many_gaps_at_once(network: Network) -> N
     network.bounds = replace(FEW, gap_at_once=2, gap_timeout_s=0.2)
     servers = [await network.add(f"{name}.example") for name in ("here", "honest", "eve")]
     scene = await Scene(network, *servers).open()
-    rooms = [scene.room_id]
-    for number in range(4):
+    rooms: list[RoomId] = []  # Only eve is in them: nobody else is asked.
+    for number in range(5):
         more = await make_room(scene.here, creator=f"maker{number}")
         await scene.eve.backend.join(
             user_id=scene.eve.user("eve"), room_id=more, via=[scene.here.name]
