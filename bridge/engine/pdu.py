@@ -65,7 +65,7 @@ class Pdu:
     def is_same(self, other: Pdu) -> bool:
         """Whether it is one event, redacted or not, by its reference hash, that of the room and of
         the content included. Where IDs are hashes an equal ID says so already."""
-        if self.event_id != other.event_id or self.version.id != other.version.id:
+        if self.event_id != other.event_id:
             return False
         if not self.version.event_format.named_by_sender:
             return True

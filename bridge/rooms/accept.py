@@ -17,7 +17,8 @@ from bridge.engine.state import CREATE, StateMap
 from bridge.errors import Refused, Unavailable
 from bridge.ids import EventId, RoomId, TraceId
 from bridge.rooms.append import Appender, event_row
-from bridge.rooms.load import EMPTY, Fresh, KnownEvent, Room, RoomStates, Snapshot
+from bridge.rooms.load import EMPTY, Fresh, KnownEvent, Room, RoomStates, Snapshot, to_known
+from bridge.rooms.verify import check_name
 from bridge.storage import events as event_rows
 from bridge.storage import inbound
 from bridge.storage import rooms as room_rows
@@ -68,6 +69,9 @@ class Acceptor:
         async def attempt() -> Decision:
             room = await self._states.joined_room(room_id)
             there, historic, redacted_by = await self._database.read(partial(_look_up, pdu=pdu))
+            if there is not None and pdu.version.event_format.named_by_sender:
+                # Between `verify` and the room's lane another event may have taken the name.
+                check_name(pdu, {pdu.event_id: to_known(there, pdu.version).pdu})
             if there is not None and not there.outlier:
                 if queued:
                     await self._finish(pdu.event_id, _outcome(there.verdict, there.rule))

@@ -21,7 +21,7 @@ from bridge.engine.pdu import Pdu
 from bridge.engine.receipt import Verdict
 from bridge.engine.state import MEMBER
 from bridge.engine.stateres import auth_chain
-from bridge.engine.versions import VERSIONS
+from bridge.engine.versions import UNNAMED, VERSIONS, RoomVersion
 from bridge.errors import BadInput, NotFound, Refused
 from bridge.ids import (
     EventId,
@@ -235,16 +235,16 @@ class Answers:
         room_id: RoomId,
         event_id: EventId,
         pdu: Json,
-        room_version: RoomVersionId,
+        room_version: RoomVersionId | None,
         invite_room_state: Sequence[Json],
     ) -> Json:
         """The event with our signature: `{"event": this}` in v2, `[200, {"event": this}]` in v1.
 
-        For v1 the caller passes room version 1 (which we do not know: refused).
+        `room_version` is None for v1, which names none: the room's where we know it, else 1, until
+        we come in. Invites of the versions that v1 is for look the same.
         """
-        version = VERSIONS.get(room_version)
-        if version is None:
-            raise IncompatibleVersion(room_version)
+        room = await self._states.find_room(room_id)
+        version = _invited_version(room, room_version)
         invite = Pdu.parse(pdu, version)
         if invite.event_id != event_id or invite.room_id != room_id:
             raise BadInput("the event is another one", errcode="M_INVALID_PARAM")
@@ -259,7 +259,6 @@ class Answers:
             raise BadInput(
                 f"no room ID of version {version.id}: {room_id}", errcode="M_INVALID_PARAM"
             )
-        room = await self._states.find_room(room_id)
         if room is not None and room.version.id != version.id:
             raise BadInput(f"the room's version is {room.version.id}", errcode="M_INVALID_PARAM")
         if room is not None and room.joined:
@@ -418,3 +417,12 @@ class Answers:
         was_in: dict[int, bool] = {}
         pdus = [await visible_form(self._states, room, one, origin, was_in) for one in found]
         return [pdu.wire() for pdu in pdus if pdu is not None]
+
+
+def _invited_version(room: Room | None, room_version: RoomVersionId | None) -> RoomVersion:
+    if room_version is None:
+        return room.version if room is not None and room.version.invited_by_v1 else UNNAMED
+    version = VERSIONS.get(room_version)
+    if version is None:
+        raise IncompatibleVersion(room_version)
+    return version

@@ -54,6 +54,11 @@ def new_room_localpart() -> str:
     return secrets.token_urlsafe(18)
 
 
+def new_event_localpart() -> str:
+    """Of an event ID with a domain; from version 3 on they are hashes."""
+    return secrets.token_urlsafe(18)
+
+
 def build_rooms(
     *,
     server_name: ServerName,
@@ -66,12 +71,15 @@ def build_rooms(
     bounds: GraphBounds = DEFAULTS,
     make_trace: Callable[[], TraceId] = new_trace,
     make_localpart: Callable[[], str] = new_room_localpart,
+    make_event_localpart: Callable[[], str] = new_event_localpart,
 ) -> Rooms:
     states = RoomStates(database=database, bounds=bounds)
     appender = Appender(
         server_name=server_name, database=database, states=states, clock=clock, bounds=bounds
     )
-    verifier = Verifier(server_name=server_name, key=key, keyring=keyring, clock=clock)
+    verifier = Verifier(
+        server_name=server_name, key=key, keyring=keyring, names=states, clock=clock
+    )
     sender = Sender(
         server_name=server_name,
         key=key,
@@ -80,6 +88,7 @@ def build_rooms(
         appender=appender,
         clock=clock,
         bounds=bounds,
+        random_text=make_event_localpart,
     )
     acceptor = Acceptor(database=database, states=states, appender=appender, clock=clock)
     outside = Outside(server_name=server_name, database=database, verifier=verifier, clock=clock)
@@ -122,6 +131,7 @@ def build_rooms(
         take=receiver.take,
         clock=clock,
         bounds=bounds,
+        random_text=make_event_localpart,
     )
     return Rooms(
         sender=sender,

@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bridge.clock import Clock
-from bridge.engine.pdu import Pdu
+from bridge.engine.pdu import Pdu, linked_ids
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
-from bridge.ids import EventId, RoomVersionId, ServerName, UserId
+from bridge.ids import RoomVersionId, ServerName, UserId
 from bridge.rooms.load import RoomStates, Snapshot
 from bridge.rooms.network import Json, Peers
 from bridge.rooms.outside import Outside
@@ -134,9 +134,7 @@ class BeforeJoin:
         _, template = await self._peers.make_join(
             peer, join.room_id, UserId(join.sender), [RoomVersionId(join.version.id)]
         )
-        listed = template.get("prev_events")
-        newest = listed[:MAX_NEWEST] if isinstance(listed, list) else []
-        ids = [EventId(one) for one in newest if isinstance(one, str)]
+        ids = linked_ids(template.get("prev_events"))[:MAX_NEWEST]
         known = await self._states.events(ids, place_matters=True)
         return [
             await self._peers.event(peer, one)

@@ -14,7 +14,7 @@ from bridge.clock import Clock
 from bridge.engine.build import Draft, build_pdu
 from bridge.engine.keys import SigningKey
 from bridge.engine.pdu import Pdu
-from bridge.engine.versions import RoomVersion
+from bridge.engine.versions import RoomVersion, get_creatable
 from bridge.errors import Conflict, Refused, Unavailable
 from bridge.ids import RoomAlias, RoomId, ServerName, TraceId, UserId, server_of
 from bridge.rooms.append import Appender, Repeated
@@ -79,7 +79,8 @@ class RoomCreator:
     ) -> RoomId:
         """Made once per transaction ID. `trusted` users get the creator's level, as in direct
         chats. `creation_content`: more of the create event, such as `type`. Raises `Refused`
-        when the alias names another room."""
+        when the alias names another room, `BadInput` when rooms of the version are only joined."""
+        get_creatable(version.id)
         there = await self._database.read(
             lambda tx: event_rows.find_local_transaction(tx, transaction_id)
         )

@@ -18,14 +18,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from bridge.clock import Clock
-from bridge.engine.build import Draft, complete
+from bridge.engine.build import Draft, chosen_event_id, complete
 from bridge.engine.canonical import JsonObject
 from bridge.engine.keys import SigningKey
 from bridge.engine.pdu import Pdu
 from bridge.engine.receipt import Verdict, judge
 from bridge.engine.signing import check_pdu_signature, signatures_of
 from bridge.engine.state import CREATE, MEMBER
-from bridge.engine.versions import VERSIONS, RoomVersion, get_version
+from bridge.engine.versions import UNNAMED, VERSIONS, RoomVersion, get_version
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
 from bridge.rooms.accept import Acceptor, has_create, state_from
@@ -87,7 +87,9 @@ class Handshake:
         take: Take,
         clock: Clock,
         bounds: GraphBounds,
+        random_text: Callable[[], str],
     ) -> None:
+        """`random_text`: of the IDs of our events, where they are no hashes."""
         self._bounds = bounds
         self._server_name = server_name
         self._key = key
@@ -103,6 +105,7 @@ class Handshake:
         self._underway = underway
         self._lookups = lookups
         self._clock = clock
+        self._random_text = random_text
         self._locks = RoomLocks()
         self._past = Past(
             states=states, acceptor=acceptor, verifier=verifier, peers=peers, bounds=bounds
@@ -227,7 +230,13 @@ class Handshake:
         name of our user."""
         placed: JsonObject = {name: template[name] for name in TEMPLATE_KEYS if name in template}
         event = {**placed, "content": content, "origin_server_ts": self._clock.now_ms()}
-        return complete(event, version=version, key=self._key, server=self._server_name)
+        return complete(
+            event,
+            version=version,
+            key=self._key,
+            server=self._server_name,
+            event_id=chosen_event_id(version, self._server_name, self._random_text),
+        )
 
     async def _signed_by_resident(self, join: Pdu, answer: Json) -> Pdu:
         """The event as the resident server signed it, where it vouches for a restricted join."""
@@ -235,7 +244,7 @@ class Handshake:
         if not isinstance(event, dict):
             return join
         theirs = Pdu.parse(event, join.version)
-        if theirs.event_id != join.event_id:
+        if not theirs.is_same(join):
             raise BadInput("the resident server answered with another event")
         return await self._verifier.check(theirs)
 
@@ -341,7 +350,7 @@ class Handshake:
         state_map = state_from(listed)
         if not has_create(state_map, join.room_id, fresh):
             raise Refused("the state has no create event of this room", rule="state.create")
-        if create.content.get("room_version", "1") != join.version.id:
+        if create.content.get("room_version", UNNAMED.id) != join.version.id:
             raise Refused("the room has another version than was said", rule="state.version")
         auth = await self._states.events(join.auth_events, fresh)
         snapshot = Snapshot(EMPTY).with_state(state_map)

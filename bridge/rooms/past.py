@@ -27,7 +27,7 @@ from bridge.rooms.accept import Acceptor, has_create, state_from
 from bridge.rooms.bounds import DEFAULTS, GraphBounds, note_reached
 from bridge.rooms.load import EMPTY, KnownEvent, RoomStates, Snapshot
 from bridge.rooms.network import Json, Peers
-from bridge.rooms.verify import Verifier
+from bridge.rooms.verify import Verifier, check_name
 from bridge.storage import events as event_rows
 from bridge.telemetry.log import get_logger
 
@@ -190,6 +190,7 @@ class Past:
             _left_out(pdu, decision.rule, decision.reason)
             return
         there = await self._states.events([pdu.event_id], placing.fresh)
+        check_name(pdu, {event_id: known.pdu for event_id, known in there.items()})
         placing.after[pdu.event_id] = before.with_event(pdu)
         placing.fresh[pdu.event_id] = KnownEvent(
             pdu=pdu, verdict=event_rows.ACCEPTED, outlier=False, snapshot_before=None

@@ -30,6 +30,7 @@ from bridge.ids import (
     ServerName,
     TraceId,
     parse_room_id,
+    server_of,
 )
 from bridge.rooms.accept import DONE_TOPIC, Acceptor
 from bridge.rooms.bounds import GraphBounds, note_reached
@@ -69,6 +70,8 @@ class _Taken:
     room_id: RoomId
     json: str
     error: str | None
+    from_namer: bool
+    """It comes from the server that its event ID names: of two events with one ID it is the one."""
 
 
 class _Gap(Exception):
@@ -136,6 +139,7 @@ class Receiver:
                     json=one.json,
                     received_ms=now_ms,
                     trace_id=self._new_trace(),
+                    displaces=one.from_namer,
                 )
             answer = [(one.event_id, one.error) for one in taken]
             transactions.put(tx, origin, transaction_id, pdus=answer, received_ms=now_ms)
@@ -176,6 +180,7 @@ class Receiver:
             room_id=room_id,
             json=pdu.canonical().decode(),
             error=error,
+            from_namer=version.event_format.named_by_sender and server_of(pdu.event_id) == origin,
         )
 
     async def _version_of(

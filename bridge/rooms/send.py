@@ -6,12 +6,12 @@ Spec: S2S, PDUs; I.1, 3.6 (types that extensible rooms do not take).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bridge.clock import Clock
 from bridge.engine.auth import check_auth
-from bridge.engine.build import Draft, PrevEvent, complete, event_template
+from bridge.engine.build import Draft, PrevEvent, chosen_event_id, complete, event_template
 from bridge.engine.canonical import JsonObject
 from bridge.engine.keys import SigningKey
 from bridge.engine.pdu import Pdu
@@ -38,8 +38,10 @@ class Sender:
         states: RoomStates,
         appender: Appender,
         clock: Clock,
+        random_text: Callable[[], str],
         bounds: GraphBounds = DEFAULTS,
     ) -> None:
+        """`random_text`: of the IDs of our events, where they are no hashes."""
         self._bounds = bounds
         self._server_name = server_name
         self._key = key
@@ -47,6 +49,7 @@ class Sender:
         self._states = states
         self._appender = appender
         self._clock = clock
+        self._random_text = random_text
 
     async def send(
         self,
@@ -117,7 +120,13 @@ class Sender:
                 f"{draft.type} is not sent into rooms with extensible events", rule="extensible"
             )
         template, before = await self.template(room, draft, plan)
-        pdu = complete(template, version=room.version, key=self._key, server=self._server_name)
+        pdu = complete(
+            template,
+            version=room.version,
+            key=self._key,
+            server=self._server_name,
+            event_id=chosen_event_id(room.version, self._server_name, self._random_text),
+        )
         fresh = None if plan is None else plan.fresh
         check_auth(pdu, await self._states.auth_state(before.state, pdu, fresh))
         return pdu, before
@@ -137,19 +146,26 @@ class Sender:
             if chosen.states > most:
                 fresh = None if plan is None else plan.fresh
                 before = await self._states.merged(ids, room.version, afters, fresh)
+        auth_events = choose_auth_events(
+            before.state,
+            event_type=draft.type,
+            sender=draft.sender,
+            state_key=draft.state_key,
+            content=draft.content,
+            version=room.version,
+        )
+        linked: Mapping[EventId, Pdu] = {}
+        if room.version.event_format.links_with_hashes:
+            named = [*(key for key, _ in extremities), *auth_events]
+            found = await self._states.events(named, None if plan is None else plan.fresh)
+            linked = {event_id: known.pdu for event_id, known in found.items()}
         template = event_template(
             draft,
             prev_events=[PrevEvent(event_id=key, depth=depth) for key, depth in extremities],
-            auth_events=choose_auth_events(
-                before.state,
-                event_type=draft.type,
-                sender=draft.sender,
-                state_key=draft.state_key,
-                content=draft.content,
-                version=room.version,
-            ),
+            auth_events=auth_events,
             version=room.version,
             origin_server_ts=self._clock.now_ms() if draft.at_ms is None else draft.at_ms,
+            linked=linked,
         )
         return template, before
 

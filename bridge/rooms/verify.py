@@ -1,15 +1,20 @@
 """Steps 2 and 3 on receipt: signatures with fetched keys, then the content hash.
 
-The decisions are in `engine.receipt`; here the keys are fetched. Spec: S2S, checks on receipt of a
-PDU; validating hashes and signatures on received events.
+The decisions are in `engine.receipt`; here the keys are fetched.
+
+Until room version 2 servers name their events, and nothing keeps them from giving a name twice, in
+one room or in two. The first event that we store has it; every later one is dropped here, with the
+rule `event_id.taken`, before anything could take the one for the other.
+Spec: S2S, checks on receipt of a PDU; validating hashes and signatures on received events.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
+from typing import Protocol
 
 from bridge.clock import Clock
 from bridge.engine.keys import SigningKey
@@ -17,7 +22,8 @@ from bridge.engine.pdu import Pdu
 from bridge.engine.receipt import VerifyKey, check_signatures_and_hash, keys_to_fetch
 from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput, IsthmusError, Refused, Unavailable
-from bridge.ids import KeyId, RoomId, ServerName
+from bridge.ids import EventId, KeyId, RoomId, ServerName
+from bridge.rooms.load import KnownEvent
 from bridge.rooms.network import KeyRing
 from bridge.telemetry.log import get_logger
 
@@ -35,22 +41,40 @@ BREATH = 50
 log = get_logger("rooms")
 
 
+class Names(Protocol):
+    """The events that we have: `RoomStates`."""
+
+    async def events(self, event_ids: Iterable[EventId]) -> Mapping[EventId, KnownEvent]: ...
+
+
 class Verifier:
     """Checks events against the keys of their servers."""
 
     def __init__(
-        self, *, server_name: ServerName, key: SigningKey, keyring: KeyRing, clock: Clock
+        self,
+        *,
+        server_name: ServerName,
+        key: SigningKey,
+        keyring: KeyRing,
+        names: Names,
+        clock: Clock,
     ) -> None:
         self._server_name = server_name
         self._key = key
         self._keyring = keyring
+        self._names = names
         self._clock = clock
 
-    async def check(self, pdu: Pdu, *, late: Container[ServerName] = ()) -> Pdu:
-        """The event, or its redacted copy. Raises `Refused` (drop it), `Unavailable`.
+    async def check(self, pdu: Pdu) -> Pdu:
+        """The event, or its redacted copy. Raises `Refused` (drop it), `Unavailable`."""
+        checked = await self._check_signatures(pdu)
+        if pdu.version.event_format.named_by_sender:
+            known = await self._names.events([pdu.event_id])
+            check_name(pdu, {event_id: one.pdu for event_id, one in known.items()})
+        return checked
 
-        `late`: servers that are not asked now.
-        """
+    async def _check_signatures(self, pdu: Pdu, late: Container[ServerName] = ()) -> Pdu:
+        """`late`: servers that are not asked now."""
         keys: dict[ServerName, dict[KeyId, VerifyKey]] = {}
         problem: Unavailable | None = None
         for server, key_ids in keys_to_fetch(pdu).items():
@@ -93,12 +117,20 @@ class Verifier:
             if pdu.room_id == room_id:
                 parsed.append(pdu)
         late = await self._fetch_keys(parsed)
+        names: dict[EventId, Pdu] = {}
+        if version.event_format.named_by_sender:
+            known = await self._names.events([pdu.event_id for pdu in parsed])
+            names = {event_id: one.pdu for event_id, one in known.items()}
         good: list[Pdu] = []
         for number, pdu in enumerate(parsed):
             if number % BREATH == 0:
                 await asyncio.sleep(0)
             try:
-                good.append(await self.check(pdu, late=late))
+                checked = await self._check_signatures(pdu, late)
+                if version.event_format.named_by_sender:
+                    check_name(pdu, names)
+                    names.setdefault(pdu.event_id, pdu)
+                good.append(checked)
             except IsthmusError as exc:
                 log.info(
                     "pdu dropped",
@@ -138,6 +170,13 @@ class Verifier:
         except TimeoutError:
             log.warning("keys did not come in time", servers=len(late))
         return late
+
+
+def check_name(pdu: Pdu, known: Mapping[EventId, Pdu]) -> None:
+    """Raise `Refused` when another event has this ID. `known`: at least the one that has it."""
+    there = known.get(pdu.event_id)
+    if there is not None and not there.is_same(pdu):
+        raise Refused("another event has this ID", rule="event_id.taken")
 
 
 def _needed_until(pdu: Pdu) -> int:

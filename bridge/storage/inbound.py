@@ -35,7 +35,9 @@ _DUE = (
 _COUNT = select(func.count()).select_from(inbound_pdus).where(_WAITS)
 _COUNT_OF_ORIGIN = _COUNT.where(inbound_pdus.c.origin == bindparam("of"))
 _COUNT_OF_ROOM = _COUNT.where(inbound_pdus.c.room_id == bindparam("room"))
-_FIND_OUTCOME = select(inbound_pdus.c.outcome).where(inbound_pdus.c.event_id == bindparam("event"))
+_FIND_OUTCOME = select(inbound_pdus.c.outcome, inbound_pdus.c.json).where(
+    inbound_pdus.c.event_id == bindparam("event")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +61,14 @@ def put(
     json: str,
     received_ms: int,
     trace_id: TraceId,
+    displaces: bool = False,
 ) -> bool:
-    """False when this event waits, or was taken, already. One that failed may try again."""
+    """False when this event waits, or was taken, already. One that failed may try again.
+
+    `displaces`: another event with the same ID that waits was not the true one.
+    """
     there = tx.execute(_FIND_OUTCOME, {"event": event_id}).one_or_none()
-    if there is not None and not there.outcome:
+    if there is not None and not there.outcome and not (displaces and there.json != json):
         return False
     if there is not None:
         tx.execute(_DELETE, {"event": event_id})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Mapping
 
 import pytest
 
@@ -13,6 +14,7 @@ from bridge.engine.pdu import Pdu
 from bridge.engine.versions import RoomVersion, get_version
 from bridge.ids import EventId, KeyId, RoomId, ServerName, UserId
 from bridge.rooms import verify
+from bridge.rooms.load import KnownEvent
 from bridge.rooms.verify import Verifier
 
 KEY = SigningKey.from_seed("1", b"k" * 32)
@@ -34,6 +36,23 @@ class SlowKeys:
         return KEY.verify_key_base64
 
 
+class NothingKnown:
+    """Fits `verify.Names`."""
+
+    async def events(self, event_ids: Iterable[EventId]) -> Mapping[EventId, KnownEvent]:
+        return {}
+
+
+def verifier_with(keys: SlowKeys, clock: Clock) -> Verifier:
+    return Verifier(
+        server_name=ServerName("here.example"),
+        key=KEY,
+        keyring=keys,
+        names=NothingKnown(),
+        clock=clock,
+    )
+
+
 def said_by(server: str, version: RoomVersion = V12) -> Pdu:
     return build_pdu(
         Draft(room_id=ROOM, type="m.room.message", sender=UserId(f"@a:{server}"), content={}),
@@ -51,7 +70,7 @@ async def test_servers_that_do_not_answer_do_not_hold_up_the_others(
 ) -> None:
     monkeypatch.setattr(verify, "KEYS_TIMEOUT_S", 0.05)
     keys = SlowKeys()
-    verifier = Verifier(server_name=ServerName("here.example"), key=KEY, keyring=keys, clock=clock)
+    verifier = verifier_with(keys, clock)
     servers = ["good.example", *(f"slow{number}.example" for number in range(40)), "fine.example"]
     pdus = [said_by(server) for server in servers]
     async with asyncio.timeout(10):
@@ -67,7 +86,7 @@ async def test_a_key_counts_at_the_event_s_time_from_version_5_and_at_any_time_b
     clock: Clock, version_id: str, until: int
 ) -> None:
     keys = SlowKeys()
-    verifier = Verifier(server_name=ServerName("here.example"), key=KEY, keyring=keys, clock=clock)
+    verifier = verifier_with(keys, clock)
     pdu = said_by("good.example", get_version(version_id))
     assert await verifier.check(pdu) == pdu
     assert keys.until == [until]

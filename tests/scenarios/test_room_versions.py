@@ -10,7 +10,7 @@ from tests.support.gateway import Gateway, signing_key_of_synapse, verify
 from tests.support.servers import MakeMatrixPerson, MakeXmppPerson
 
 
-@pytest.mark.parametrize("version", ["3", "4", "5", "6", "7", "8", "9", "10", "11"])
+@pytest.mark.parametrize("version", ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"])
 async def test_people_of_both_sides_talk_in_a_room_of_any_version(
     version: str,
     gateway: Gateway,

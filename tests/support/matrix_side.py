@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from bridge.clock import Clock, SystemClock
 from bridge.delivery.backoff import Backoff
 from bridge.demo.servers import CertificateAuthority, free_port
-from bridge.engine.build import Draft, complete
+from bridge.engine.build import Draft, chosen_event_id, complete
 from bridge.engine.keys import SigningKey
 from bridge.engine.pdu import Pdu
 from bridge.engine.versions import RoomVersion, get_version
@@ -312,7 +312,13 @@ class MatrixSide:
     def sign(self, template: Mapping[str, Any], version: RoomVersion) -> Pdu:
         """A template of another server, dated and signed."""
         dated = {**template, "origin_server_ts": self.clock.now_ms()}
-        return complete(dated, version=version, key=self.key, server=self.name)
+        return complete(
+            dated,
+            version=version,
+            key=self.key,
+            server=self.name,
+            event_id=chosen_event_id(version, self.name, lambda: secrets.token_hex(8)),
+        )
 
     async def draft(self, room_id: RoomId, sender: UserId, **more: Any) -> Pdu:
         """On top of the room, signed, whether the rules allow it or not."""

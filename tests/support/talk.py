@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
-from bridge.engine.build import Draft, PrevEvent, build_pdu, complete
+from bridge.engine.build import Draft, PrevEvent, build_pdu, chosen_event_id, complete
 from bridge.engine.pdu import Pdu
+from bridge.engine.versions import get_version
 from bridge.ids import EventId, RoomId, RoomVersionId, UserId
-from bridge.rooms.load import Room, RoomStates, choose_auth_events
+from bridge.rooms.load import EMPTY, Room, RoomStates, Snapshot, choose_auth_events
 from tests.support.network import Network, Server, trace
 
-VERSION_IDS = ("3", "6", "9", "10", "11", "12", "I.1")
+VERSION_IDS = ("1", "2", "3", "6", "9", "10", "11", "12", "I.1")
 """Room versions that differ in what a whole server does; tests/engine tries every one."""
 
 
 async def make_room(
     server: Server, version: str = "12", *, public: bool = True, creator: str = "maker"
 ) -> RoomId:
+    if not get_version(version).creatable:
+        return await _make_old_room(server, version, server.user(creator), public=public)
     return await server.backend.create_room(
         creator=server.user(creator),
         txn=f"make-{creator}-{version}",
@@ -25,6 +29,47 @@ async def make_room(
         public=public,
         version=RoomVersionId(version),
     )
+
+
+async def _make_old_room(
+    server: Server, version_id: str, creator: UserId, *, public: bool
+) -> RoomId:
+    """Of a version of which the gateway itself makes no rooms."""
+    version, sender = get_version(version_id), server.rooms.sender
+    appender, room_id = sender._appender, RoomId(f"!old-{version_id}-{creator[1:]}")
+    create = build_pdu(
+        Draft(
+            room_id=room_id,
+            type="m.room.create",
+            sender=creator,
+            content={"room_version": version_id, "creator": creator},
+            state_key="",
+        ),
+        prev_events=(),
+        auth_events=(),
+        version=version,
+        key=server.key,
+        server=server.name,
+        origin_server_ts=1_700_000_000_000,
+        event_id=EventId(f"$create-{room_id[1:]}"),
+    )
+    plan = appender.plan_new(room_id, version)
+    await appender.add(plan, create, before=Snapshot(EMPTY), trace_id=trace())
+    levels = {"users": {creator: 100}, "users_default": 0, "events_default": 0}
+    for kind, state_key, content in (
+        ("m.room.member", creator, {"membership": "join"}),
+        ("m.room.power_levels", "", levels),
+        ("m.room.join_rules", "", {"join_rule": "public" if public else "invite"}),
+        ("m.room.history_visibility", "", {"history_visibility": "shared"}),
+        ("m.room.name", "", {"name": "Garden"}),
+        ("m.room.topic", "", {"topic": "roses"}),
+    ):
+        draft = Draft(
+            room_id=room_id, type=kind, sender=creator, content=content, state_key=state_key
+        )
+        await sender.add(plan, draft, trace_id=trace())
+    await appender.commit(plan)
+    return room_id
 
 
 async def say(
@@ -81,6 +126,7 @@ async def forge(
     redacts: EventId | None = None,
     extra: dict[str, Any] | None = None,
     seen_by: Server | None = None,
+    event_id: EventId | None = None,
 ) -> Pdu:
     """An event signed by `server` that its own rooms have never seen; `extra`: top-level keys.
 
@@ -96,25 +142,34 @@ async def forge(
         redacts=redacts,
     )
     prev = on if on is not None else list(room.extremities.items())
-    built = build_pdu(
-        draft,
-        prev_events=[PrevEvent(event_id=event_id, depth=depth) for event_id, depth in prev],
-        auth_events=auth
-        if auth is not None
-        else choose_auth_events(
+    if auth is None:
+        auth = choose_auth_events(
             room.state,
             event_type=type,
             sender=sender,
             state_key=state_key,
             content=body,
             version=room.version,
-        ),
+        )
+    named = [*(one for one, _ in prev), *auth]
+    linked = await RoomStates(database=(seen_by or server).database).events(named)
+    event_id = event_id or chosen_event_id(
+        room.version, server.name, lambda: f"forged{secrets.token_hex(4)}"
+    )
+    built = build_pdu(
+        draft,
+        prev_events=[PrevEvent(event_id=one, depth=depth) for one, depth in prev],
+        auth_events=auth,
         version=room.version,
         key=server.key,
         server=server.name,
         origin_server_ts=network.clock.now_ms(),
+        event_id=event_id,
+        linked={one: known.pdu for one, known in linked.items()},
     )
     if extra is None:
         return built
     template = {**built.wire(), **extra}
-    return complete(template, version=room.version, key=server.key, server=server.name)
+    return complete(
+        template, version=room.version, key=server.key, server=server.name, event_id=event_id
+    )

@@ -13,6 +13,7 @@ from typing import Any
 
 from bridge.clock import Clock
 from bridge.engine.canonical import JsonObject
+from bridge.engine.versions import UNNAMED, get_version
 from bridge.errors import BadInput, NotFound, Refused
 from bridge.federation.client.transport import Transport, encode_path
 from bridge.ids import (
@@ -33,9 +34,6 @@ V2 = "/_matrix/federation/v2"
 MAX_TRANSACTION_PDUS = 50
 MAX_TRANSACTION_EDUS = 100
 MAX_DIRECTORY_SERVERS = 500
-# What the v1 invite endpoint means is fixed by the endpoint: it cannot say the room version, so
-# the receiver takes it for one of these. Spec: S2S, PUT /v1/invite.
-V1_INVITE_VERSIONS = frozenset({RoomVersionId("1"), RoomVersionId("2")})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +167,7 @@ class PeerRequests:
         except Refused as exc:
             if exc.errcode != "M_UNRECOGNIZED":
                 raise
-            if room_version not in V1_INVITE_VERSIONS:
+            if not get_version(room_version).invited_by_v1:
                 raise Refused(
                     f"{peer} knows only the invites of room versions 1 and 2",
                     errcode="M_UNSUPPORTED_ROOM_VERSION",
@@ -450,9 +448,9 @@ def _of_pair(value: object) -> Any:
 
 
 def _template(answer: object) -> tuple[RoomVersionId, JsonObject]:
-    """A missing version means "1", by the endpoint's definition."""
+    """A missing version means 1, by the endpoint's definition."""
     made = _object(answer)
-    version = made.get("room_version", "1")
+    version = made.get("room_version", UNNAMED.id)
     if not isinstance(version, str) or not isinstance(made.get("event"), dict):
         raise BadInput("a template without its event or room version")
     return RoomVersionId(version), made["event"]

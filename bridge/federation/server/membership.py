@@ -6,6 +6,7 @@ Spec: S2S, joining rooms, knocking upon a room, inviting to a room, leaving room
 from __future__ import annotations
 
 from bridge.engine.canonical import JsonObject
+from bridge.engine.versions import UNNAMED
 from bridge.errors import BadInput
 from bridge.ids import (
     RoomVersionId,
@@ -18,7 +19,6 @@ from bridge.rooms.answer import Answers, IncompatibleVersion
 from bridge.web.routing import Request, Response
 
 MAX_INVITE_STATE = 100
-V1_INVITE_VERSION = RoomVersionId("1")
 
 
 class Membership:
@@ -26,7 +26,7 @@ class Membership:
         self._answers = answers
 
     async def make_join(self, request: Request, origin: ServerName) -> Response:
-        versions = request.query_all("ver") or ("1",)
+        versions = request.query_all("ver") or (UNNAMED.id,)
         try:
             answer = await self._answers.make_join(
                 origin,
@@ -115,7 +115,7 @@ class Membership:
         unsigned = event.get("unsigned")
         state = unsigned.get("invite_room_state") if isinstance(unsigned, dict) else None
         try:
-            signed = await self._invited(request, origin, event, V1_INVITE_VERSION, state)
+            signed = await self._invited(request, origin, event, None, state)
         except IncompatibleVersion as exc:
             return _incompatible(exc)
         return Response(json=[200, {"event": signed}])
@@ -125,7 +125,7 @@ class Membership:
         request: Request,
         origin: ServerName,
         event: JsonObject,
-        version: RoomVersionId,
+        version: RoomVersionId | None,
         state: object,
     ) -> JsonObject:
         listed = (
