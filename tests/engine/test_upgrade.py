@@ -243,12 +243,11 @@ def rights(power: PowerLevels, rules: RoomVersion) -> set[tuple[str, ...]]:
     names = {**said, "poll": polls}
     if rules.extensible_events:
         names["sticker"] = stickers
-    others = ["m.reaction", "m.room.encrypted"]
     states = ["m.room.name", "m.room.tombstone", "m.room.power_levels", "org.example"]
     for user in [*USERS, UserId("@anybody:else.example")]:
         level = power.user(user)
         found |= {("say", user, word) for word, kind in names.items() if power.may_send(user, kind)}
-        found |= {("send", user, kind) for kind in others if power.may_send(user, kind)}
+        found |= {("send", user, kind) for kind in KINDS if power.may_send(user, kind)}
         found |= {("set", user, k) for k in states if power.may_send(user, k, is_state=True)}
         found |= {("be", user, name) for name in ("ban", "kick", "redact", "invite")
                   if level >= power.named(name)}  # fmt: skip

@@ -41,24 +41,16 @@ async def put(
 async def garden(network: Network, version: str, *, public: bool = True) -> tuple[Any, ...]:
     """A room with something of everything: `maker` here, `guest` (a moderator) there."""
     here, there = await network.add("here.example"), await network.add("there.example")
-    room_id = await here.backend.create_room(
-        creator=here.user("maker"),
-        txn="make",
-        name="Garden",
-        topic="roses",
-        alias=ALIAS,
-        public=public,
-        version=RoomVersionId(version),
-    )
+    room_id = await make_room(here, version, public=public)
     if not public:
         await invite(here, room_id, there.user("guest"))
     await there.backend.join(user_id=there.user("guest"), room_id=room_id, via=[here.name])
     await network.deliver()
-    await here.database.write(
-        lambda tx: aliases.put(tx, OTHER_ALIAS, room_id=room_id, creator=here.user("maker"))
-    )
+    for alias in (ALIAS, OTHER_ALIAS):
+        await name_room(here, alias, room_id)
     named = {"alias": ALIAS, "alt_aliases": [OTHER_ALIAS, FOREIGN_ALIAS]}
     await put(here, room_id, "m.room.canonical_alias", named, by="maker")
+    await put(here, room_id, "m.room.guest_access", {"guest_access": "forbidden"}, by="maker")
     await put(here, room_id, "m.room.avatar", {"url": "mxc://here.example/rose"}, by="maker")
     await put(
         here, room_id, "m.room.server_acl", {"allow": ["*"], "deny": ["x.example"]}, by="maker"
@@ -78,6 +70,11 @@ async def garden(network: Network, version: str, *, public: bool = True) -> tupl
     await put(here, room_id, "m.room.power_levels", levels, by="maker")
     await network.deliver()
     return here, there, room_id
+
+
+async def name_room(server: Server, alias: RoomAlias, room_id: RoomId) -> None:
+    creator = server.user("maker")
+    await server.database.write(lambda tx: aliases.put(tx, alias, room_id=room_id, creator=creator))
 
 
 async def invite(server: Server, room_id: RoomId, target: UserId) -> None:
@@ -478,12 +475,10 @@ async def test_a_direct_chat_stays_one(network: Network) -> None:
 
 async def test_an_alias_of_ours_that_names_another_room_is_left_to_it(network: Network) -> None:
     here, _, old = await garden(network, "11")
-    other = await make_room(here, "11")
+    other = await make_room(here, "11", creator="other")
     unknown = RoomAlias("#known-to-the-bridge-side:here.example")
     await here.database.write(lambda tx: aliases.remove(tx, OTHER_ALIAS))
-    await here.database.write(
-        lambda tx: aliases.put(tx, OTHER_ALIAS, room_id=other, creator=here.user("maker"))
-    )
+    await name_room(here, OTHER_ALIAS, other)
     named = {"alias": ALIAS, "alt_aliases": [OTHER_ALIAS, unknown]}
     await put(here, old, "m.room.canonical_alias", named, by="maker")
     new = await upgrade(here, old, "11")
