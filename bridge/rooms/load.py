@@ -125,7 +125,8 @@ def store_snapshot(
         parent_id, hops = None, 0
         if parent is not None:
             parent_id, hops = stored.get(parent) or (parent.row_id, parent.hops)
-        if parent_id is None or hops >= max_hops:
+        is_shorter = len(new.state) <= len(new.delta)
+        if parent_id is None or hops >= max_hops or is_shorter:
             full: list[Change] = [(*key, event_id) for key, event_id in new.state.items()]
             row_id = snapshot_rows.insert_snapshot(tx, room_id, parent_id=None, hops=0, delta=full)
             stored[new] = (row_id, 0)

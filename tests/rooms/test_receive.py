@@ -410,6 +410,34 @@ async def test_a_resident_server_that_lies_about_the_state_is_not_believed(
         await there.backend.room(room_id)
 
 
+async def test_a_resident_server_that_gives_two_events_of_one_key_is_not_believed(
+    network: Network,
+) -> None:
+    here, there = await network.add("here.example"), await network.add("there.example")
+    room_id = await make_room(here)
+    other = await forge(
+        network,
+        here,
+        room_id,
+        here.user("maker"),
+        type="m.room.topic",
+        state_key="",
+        content={"topic": "another"},
+    )
+
+    def tamper(endpoint: str, answer: Json) -> Json:
+        if endpoint == "send_join":
+            answer["state"].append(other.wire())
+        return answer
+
+    network.tamper = tamper
+    with pytest.raises(Refused) as refused:
+        await there.backend.join(user_id=there.user("guest"), room_id=room_id, via=[here.name])
+    assert refused.value.rule == "state.double"
+    with pytest.raises(NotFound):
+        await there.backend.room(room_id)
+
+
 async def test_a_restricted_room_lets_in_members_of_the_allowed_room(network: Network) -> None:
     here, there = await network.add("here.example"), await network.add("there.example")
     lobby = await make_room(here, "11")

@@ -17,7 +17,7 @@ from bridge.engine.stateres import resolve
 from bridge.errors import IsthmusError
 from bridge.ids import EventId, RoomId
 from bridge.rooms.bounds import DEFAULTS
-from bridge.rooms.load import KnownEvent, RoomStates
+from bridge.rooms.load import KnownEvent, RoomStates, store_snapshot
 from bridge.storage import events as event_rows
 from bridge.storage import rooms as room_rows
 from bridge.storage import snapshots as snapshot_rows
@@ -298,6 +298,25 @@ async def test_an_outlier_gets_its_place_and_its_state(network: Network) -> None
     assert guest not in room.extremities
     assert guest not in [one.pdu.event_id for one in await third.timeline(room_id)]
     await check_states(third, room_id)
+
+
+async def test_a_state_is_stored_as_a_delta_only_where_that_is_shorter(network: Network) -> None:
+    here = await network.add("here.example")
+    room_id = await make_room(here)
+    old = (await room_at(here, room_id)).snapshot
+    few = {("a", ""): EventId("$a")}
+    more = old.with_state({**dict(old.state.items()), **few})
+    other = old.with_state(few)
+
+    def store(tx: Transaction) -> list[tuple[int | None, int]]:
+        found = []
+        for snapshot in (more, other):
+            row_id = store_snapshot(tx, room_id, snapshot, {}, max_hops=60)
+            row = snapshot_rows.load_chain(tx, row_id)[0]
+            found.append((row.parent_id, len(row.delta)))
+        return found
+
+    assert await here.database.write(store) == [(old.row_id, 1), (None, 1)]
 
 
 async def test_a_purged_room_leaves_no_row(network: Network) -> None:
