@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -643,3 +644,47 @@ async def test_rejected_events_are_answered_alike_on_every_replay(scene: Scene) 
 
     assert await scene.here.database.read(streamed) == 0
     await scene.check_usable()
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("with_state", [False, True])
+async def test_events_that_are_their_own_ancestors(
+    network: Network, version: str, with_state: bool
+) -> None:
+    """Where servers name their events, links may go in a circle, those of auth events too. (An
+    event that names itself is none: `engine.format`.)"""
+    network.bounds = FEW
+    servers = [await network.add(f"{name}.example") for name in ("here", "honest", "eve")]
+    scene = await Scene(network, *servers).open(version)
+    eve, user = scene.eve, scene.eve.user("eve")
+    state = list((await scene.room()).state.values())
+    if with_state:
+        scene.hostile.states = lambda event_id: (state, [])
+    names = [EventId(f"${name}:{eve.name}") for name in ("one", "two", "three", "four")]
+    one, two, three, four = names
+
+    def links(*names: EventId) -> list[Any]:
+        return [[name, {"sha256": "round"}] for name in names]
+
+    make = partial(forge, network, eve, scene.room_id, user)
+    circles = [
+        await make(event_id=name, extra={"prev_events": links(on), "depth": 20})
+        for name, on in ((one, two), (two, one))
+    ]
+    member: dict[str, Any] = {"type": "m.room.member", "state_key": user}
+    content = {"membership": "join", "displayname": "round"}
+    circles += [
+        await make(event_id=name, content=content, extra={"auth_events": links(on)}, **member)
+        for name, on in ((three, four), (four, three))
+    ]
+    scene.hostile.have(*circles)
+    scene.network.requests.clear()
+    for pdu in circles:
+        await scene.send(pdu)
+    tries = len(circles) * FEW.attempts * FEW.gap_peers
+    assert len(scene.network.requests) <= tries * (FEW.gap_requests + 1)
+    assert {await scene.knows(name) for name in (three, four)} <= {None, "rejected"}
+    placed = {await scene.knows(name) for name in (one, two)}
+    assert placed == ({"accepted"} if with_state else {None})
+    await scene.check_usable()
+    await scene.here.rooms.answers.backfill(scene.honest.name, scene.room_id, names, 50)
