@@ -35,6 +35,7 @@ class Relay:
         self._swallows = False
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
+        self._coming: set[asyncio.StreamWriter] = set()
 
     @property
     def link_count(self) -> int:
@@ -49,16 +50,23 @@ class Relay:
 
     async def down(self) -> None:
         """Refuse new connections and abort the open ones."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        server, self._server = self._server, None
+        if server is not None:
+            # Who was accepted in this moment is let in first: a server that is closed meanwhile
+            # forgets the socket without closing it.
+            loop = asyncio.get_running_loop()
+            for listening in server.sockets:
+                loop.remove_reader(listening.fileno())
+            await asyncio.sleep(0)
+            server.close()
         self.cut()
 
     def cut(self) -> None:
         """Abort the open connections (both ends see a reset); new ones are still accepted."""
-        for end in self._ends:
+        for end in self._ends | self._coming:
             _reset(end)
         self._ends.clear()
+        self._coming.clear()
 
     def hole(self) -> None:
         """Let connections stand and swallow every byte on them."""
@@ -69,14 +77,20 @@ class Relay:
         self._swallows = False
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._coming.add(writer)
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 far_reader, far_writer = await asyncio.open_connection(
                     "127.0.0.1", self.target_port
                 )
         except OSError:
+            self._coming.discard(writer)
             _reset(writer)
             return
+        if writer not in self._coming:  # Cut meanwhile.
+            _reset(far_writer)
+            return
+        self._coming.discard(writer)
         ends = {writer, far_writer}
         self._ends |= ends
         try:
