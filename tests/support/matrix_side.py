@@ -12,7 +12,7 @@ import random
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from bridge.engine.build import Draft, chosen_event_id, complete
 from bridge.engine.keys import SigningKey
 from bridge.engine.pdu import Pdu
 from bridge.engine.versions import RoomVersion, get_version
-from bridge.federation.client.discovery import Discovery
+from bridge.federation.client.discovery import Discovery, Location
 from bridge.federation.client.keyring import ServerKeyRing
 from bridge.federation.client.keystore import DatabaseKeyStore
 from bridge.federation.client.requests import PeerRequests
@@ -40,6 +40,7 @@ from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
 from bridge.ids import EventId, RoomAlias, RoomId, RoomVersionId, ServerName, TraceId, UserId
 from bridge.net.addresses import AddressPolicy, parse_networks
+from bridge.net.client import Endpoint as Address
 from bridge.net.client import HttpClient
 from bridge.net.dns import DnsResolver
 from bridge.rooms.assembly import Rooms, build_rooms
@@ -96,8 +97,27 @@ class Running:
     task: asyncio.Task[None]
 
 
+class Routed(Discovery):
+    """Servers named in `routes` are reached at that port of loopback, whatever their name says."""
+
+    def __init__(self, routes: Mapping[ServerName, int], **more: Any) -> None:
+        super().__init__(**more)
+        self._routes = routes
+
+    async def locate(self, server: ServerName) -> Location:
+        location = await super().locate(server)
+        port = self._routes.get(server)
+        if port is None:
+            return location
+        return replace(location, endpoints=(Address(host="127.0.0.1", port=port),))
+
+
 class MatrixSide:
-    """`interfere` gets every request and its endpoint; `heard` are all requests, in order."""
+    """`interfere` gets every request and its endpoint; `heard` are all requests, in order.
+
+    `named_port` stands in its name where that is not the port that it listens on. `routes`: where
+    it reaches other servers, if not where their names say.
+    """
 
     def __init__(
         self,
@@ -107,9 +127,11 @@ class MatrixSide:
         *,
         backoff: Backoff = QUICK,
         clock: Clock | None = None,
+        named_port: int | None = None,
     ) -> None:
         self.port = free_port()
-        self.name = ServerName(f"localhost:{self.port}")
+        self.name = ServerName(f"localhost:{named_port or self.port}")
+        self.routes: dict[ServerName, int] = {}
         self.key = SigningKey.from_seed("k1", secrets.token_bytes(32))
         self.people = People()
         self.heard: list[Request] = []
@@ -137,7 +159,7 @@ class MatrixSide:
             own_name=self.name,
             key=self.key,
             client=client,
-            discovery=Discovery(client=client, resolver=resolver, clock=self.clock),
+            discovery=Routed(self.routes, client=client, resolver=resolver, clock=self.clock),
             clock=self.clock,
         )
         requests = PeerRequests(transport=transport, clock=self.clock)
@@ -393,7 +415,13 @@ async def _run(rooms: Rooms, sender: Sender) -> None:
 
 @asynccontextmanager
 async def matrix_sides(
-    authority: CertificateAuthority, folder: Path, template: Path, count: int, **more: Any
+    authority: CertificateAuthority,
+    folder: Path,
+    template: Path,
+    count: int,
+    *,
+    named_ports: Sequence[int] = (),
+    **more: Any,
 ) -> AsyncIterator[list[MatrixSide]]:
     """`count` of them, started. `template`: a SQLite file with all tables."""
     async with asyncio.TaskGroup() as tasks:
@@ -401,7 +429,8 @@ async def matrix_sides(
         for number in range(count):
             file = folder / f"side{number}.sqlite"
             shutil.copyfile(template, file)
-            sides.append(MatrixSide(authority, file, tasks, **more))
+            named = named_ports[number] if named_ports else None
+            sides.append(MatrixSide(authority, file, tasks, named_port=named, **more))
         try:
             for side in sides:
                 await side.start()
