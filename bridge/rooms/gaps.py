@@ -1,7 +1,8 @@
 """Filling gaps: what a received event rests on and we do not have.
 
 1. Auth events: `event_auth` of whoever sent the event, else each by itself; stored as outliers.
-2. Previous events: `get_missing_events`, a few rounds, oldest first.
+2. Previous events: `get_missing_events`, a few rounds, oldest first; of a peer that does not know
+   the received event, from its previous events on.
 3. As the last resort the state at a previous event (`state_ids`, then what is unknown of it), on
    which that event is put into the graph; what lies before it stays a noted gap.
 
@@ -48,6 +49,8 @@ class _Filling:
     room: Room
     event_id: EventId
     peer: ServerName
+    knows: bool
+    """Whether it sent or made the event; another peer may never have seen it."""
     trace_id: TraceId
     requests: int
     states: int
@@ -101,7 +104,8 @@ class GapFiller:
         problem: IsthmusError | None = None
         for peer in await self._candidates(room, pdu, origin):
             try:
-                await self._fill_by_turns(room, pdu, peer, trace_id)
+                knows = peer in (origin, pdu.sender_server)
+                await self._fill_by_turns(room, pdu, peer, knows, trace_id)
             except (Unavailable, Refused, NotFound, BadInput) as exc:
                 log.info("gap not filled", event_id=pdu.event_id, peer=peer, reason=exc.reason)
                 # What may still come right is tried again.
@@ -112,7 +116,7 @@ class GapFiller:
         raise problem or Unavailable(f"nobody can be asked what {pdu.event_id} rests on")
 
     async def _fill_by_turns(
-        self, room: Room, pdu: Pdu, peer: ServerName, trace_id: TraceId
+        self, room: Room, pdu: Pdu, peer: ServerName, knows: bool, trace_id: TraceId
     ) -> None:
         """Raises `Unavailable` at once while the peer rests, or has enough to do."""
         now_s = self._clock.monotonic_s()
@@ -125,7 +129,7 @@ class GapFiller:
         self._busy[peer] += 1
         factor = self._bounds.gap_rest
         try:
-            await self._fill_in_time(room, pdu, peer, trace_id)
+            await self._fill_in_time(room, pdu, peer, knows, trace_id)
             factor = min(1, factor)
         finally:
             self._busy[peer] -= 1
@@ -140,12 +144,13 @@ class GapFiller:
             self._rests[peer] = max(self._rests.get(peer, 0.0), now_s + factor * took_s)
 
     async def _fill_in_time(
-        self, room: Room, pdu: Pdu, peer: ServerName, trace_id: TraceId
+        self, room: Room, pdu: Pdu, peer: ServerName, knows: bool, trace_id: TraceId
     ) -> None:
         filling = _Filling(
             room=room,
             event_id=pdu.event_id,
             peer=peer,
+            knows=knows,
             trace_id=trace_id,
             requests=self._bounds.gap_requests,
             states=self._bounds.gap_state_requests,
@@ -268,6 +273,9 @@ class GapFiller:
                 )
                 if one.depth >= floor and one.event_id not in found and one.event_id != pdu.event_id
             }
+            if not fresh and not found and not filling.knows:
+                # It may know what the event names all the same.
+                fresh = await self._named(filling, missing, floor)
             found |= fresh
             for one in fresh.values():
                 wanted.update(await self._acceptor.missing_prev(one))
@@ -283,6 +291,21 @@ class GapFiller:
             if not latest:
                 return found
         note_reached("gap_rounds", room_id=room.room_id, event_id=pdu.event_id)
+        return found
+
+    async def _named(
+        self, filling: _Filling, event_ids: Sequence[EventId], floor: int
+    ) -> dict[EventId, Pdu]:
+        """Those of these events that the peer gives by their ID."""
+        found: dict[EventId, Pdu] = {}
+        for event_id in event_ids[: self._bounds.single_events]:
+            try:
+                pdu = await self._event(filling, event_id)
+            except (NotFound, Refused, BadInput) as exc:
+                log.info("previous event not given", event_id=event_id, reason=exc.reason)
+                continue
+            if pdu.depth >= floor:
+                found[event_id] = pdu
         return found
 
     async def _enter(self, filling: _Filling, pdu: Pdu) -> None:

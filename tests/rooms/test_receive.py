@@ -222,6 +222,27 @@ async def test_a_gap_is_filled_by_another_server(network: Network) -> None:
     assert await heard(third, room_id) == ["lost", "last"]
 
 
+async def test_a_gap_is_filled_by_a_server_that_does_not_know_the_event_either(
+    network: Network,
+) -> None:
+    """What came before it is not lost for that: it is no reason to take the state instead."""
+    here, there, room_id = await two_in_a_room(network)
+    third = await network.add("third.example")
+    await third.backend.join(user_id=third.user("two"), room_id=room_id, via=[here.name])
+    await network.deliver()
+    network.lose_pdu = lambda peer, pdu: peer == third.name
+    for number in range(3):
+        await say(here, room_id, "maker", f"lost {number}")
+    await network.deliver()
+    last = await say(there, room_id, "guest", "last")
+    pdu = await there.rooms.answers.event(here.name, last)
+    network.lose_pdu = lambda peer, pdu: peer == here.name
+    there.down = True
+    await network.hand_over(there.name, third.name, [pdu])
+    assert await heard(third, room_id) == ["lost 0", "lost 1", "lost 2", "last"]
+    assert "state_ids" not in [endpoint for endpoint, _, _ in network.requests]
+
+
 async def test_what_comes_while_we_join_waits_for_the_join(network: Network) -> None:
     here, there = await network.add("here.example"), await network.add("there.example")
     room_id = await make_room(here)
