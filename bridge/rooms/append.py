@@ -43,6 +43,9 @@ from bridge.storage import inbound, invites, streams
 from bridge.storage import rooms as room_rows
 from bridge.storage.database import Database, Transaction
 from bridge.storage.schema import stream_acceptances, stream_events
+from bridge.telemetry.log import get_logger
+
+log = get_logger("rooms")
 
 EVENTS_TOPIC = "events"
 FEDERATION_TOPIC = "federation"
@@ -332,6 +335,15 @@ class Appender:
             return
         if all(may_apply_redaction(pdu, target.pdu, power) for power in powers):
             plan.redactions[target_id] = (target, pdu.event_id)
+        else:
+            # Like a soft failure: other servers may have heard of the loss of power later.
+            log.info(
+                "redaction not applied",
+                room_id=pdu.room_id,
+                event_id=pdu.event_id,
+                target=target_id,
+                rule="redaction.level",
+            )
 
     def _plan_late_redaction(self, plan: Plan, pdu: Pdu, redacted_by: EventId | None) -> None:
         """The event came after its redaction, which is stored or in this plan."""
