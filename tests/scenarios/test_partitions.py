@@ -6,7 +6,8 @@ every server says something until one forward extremity is left. Then:
 
 * the state at the same event is the same everywhere, by its own word and by `/state_ids`;
 * every event is with every server; what one shows and another hides is soft-failed there, by a
-  rule that our log names, and still served by ID; what is redacted is redacted everywhere.
+  rule that our log names, and still served by ID. So it is with a redaction by somebody who lost
+  the power to it: a server that heard of the loss first does not apply it, and says so.
 
 `ISTHMUS_PARTITION_SEED` repeats a run as far as timing allows; `ISTHMUS_PARTITION_ROUNDS` and
 `-m soak` make it longer. Spec: S2S, soft failure; rooms, state resolution.
@@ -47,6 +48,7 @@ from tests.support.partition import (
     SHOWN,
     SOFT_FAILED,
     SYNAPSE_SETTINGS,
+    WITHHELD,
     OurMember,
     Party,
     View,
@@ -60,6 +62,7 @@ SEED = 1
 KNOW_S = 4.0
 LOOK_S = 0.05
 MOST_SAYINGS = 12
+GAPS = ("gap found", "gap not filled", "gap closed by state", "gap event left out", "pdu put off")
 DUMMY = "org.matrix.dummy_event"
 """What a Synapse sends to join its forward extremities; it shows them to nobody."""
 Lines = Sequence[MutableMapping[str, Any]]
@@ -179,7 +182,8 @@ async def compare(those: Party, last: EventId, log: Lines) -> Findings:
     rules = {
         (line["event_id"], line["rule"])
         for line in log
-        if line["event"] == "pdu not accepted" and line["verdict"] == "soft-failed"
+        if (line["event"] == "pdu not accepted" and line["verdict"] == "soft-failed")
+        or line["event"] == "redaction not applied"
     }
     for event_id in everything:
         seen = {name: view[event_id] for name, view in views.items() if event_id in view}
@@ -196,7 +200,8 @@ def compare_redactions(name: ServerName, views: Mapping[EventId, View], found: F
     wanted = {view.redacts for view in views.values() if view.verdict == SHOWN}
     for event_id, view in views.items():
         if view.verdict == SHOWN and view.redacted != (event_id in wanted):
-            found.add(f"{event_id} is {view} on {name}, its redaction shown: {not view.redacted}")
+            those = {key: one for key, one in views.items() if one.redacts == event_id}
+            found.add(f"{event_id} is {view} on {name}; its redactions: {those}")
 
 
 async def compare_states(those: Party, last: EventId, found: Findings) -> None:
@@ -226,10 +231,11 @@ async def compare_views(
             continue
         found.hidden[f"{view.verdict} {view.rule}".strip()] += 1
         is_ours = isinstance(those.member(name), OurMember)
-        if view.verdict == SOFT_FAILED and is_ours and (event_id, view.rule) not in rules:
-            found.add(f"{event_id}: the log of {name} does not say {view.rule!r}")
-        if view.verdict == SOFT_FAILED and not await those.served(name, event_id):
-            found.add(f"{event_id} is soft-failed on {name} and not served")
+        if view.verdict in (SOFT_FAILED, WITHHELD):
+            if is_ours and (event_id, view.rule) not in rules:
+                found.add(f"{event_id}: the log of {name} does not say {view.rule!r}")
+            if not await those.served(name, event_id):
+                found.add(f"{event_id} is {view.verdict} on {name} and not served")
         if shown and view.verdict in (REJECTED, HIDDEN) and view.type != DUMMY:
             found.add(f"{event_id} is {view} on {name} and shown by {shown}")
 
@@ -243,10 +249,11 @@ async def run(
     await quarrel_on(those, quarrel, count)
     last = await unite(those, quarrel)
     found = await compare(those, last, log)
+    gaps = Counter(line["event"] for line in log if line["event"] in GAPS)
     print(
         f"\nversion {version}, seed {number}, {count} rounds: {len(quarrel.done)} events,"
         f" {quarrel.refused.total()} of {quarrel.tried.total()} tries refused at home,"
-        f" not shown: {dict(found.hidden)}; all knew all {max(quarrel.settled_s):.1f} s after a"
+        f" not shown: {dict(found.hidden)}, gaps: {dict(gaps)}; all knew all {max(quarrel.settled_s):.1f} s after a"
         f" healing at most; {time.monotonic() - begin:.1f} s"
     )
     assert not found.wrong, "\n".join(

@@ -32,7 +32,8 @@ SHOWN, HIDDEN, SOFT_FAILED, REJECTED = "shown", "hidden", "soft-failed", "reject
 REDUNDANT = "redundant"
 """A redaction of what another one has redacted before: there is nothing to show."""
 WITHHELD = "withheld"
-"""A redaction that a Synapse does not apply because of the power of its sender when it came."""
+"""A redaction that is not applied, since its sender lacked the power to, or when it came had lost
+it by what the server knew then."""
 SYNAPSE_SETTINGS = {
     "federation": {
         "destination_min_retry_interval": 200,
@@ -160,11 +161,13 @@ class OurMember:
 
     async def views(self) -> dict[EventId, View]:
         shown: set[EventId] = set()
+        without_effect: set[EventId] = set()
         before: int | None = None
         while page := await self.side.rooms.queries.timeline(
             self.room_id, limit=1_000, before=before
         ):
             shown |= {one.pdu.event_id for one in page if one.applies}
+            without_effect |= {one.pdu.event_id for one in page if not one.applies}
             before = page[0].position - 1
         rows = {EventId(row.event_id): row for row in await self._rows()}
         views: dict[EventId, View] = {}
@@ -172,11 +175,11 @@ class OurMember:
             redacts = _redacts(parse_json(row.json.encode(), max_bytes=1 << 20))
             verdict = _VERDICTS.get(row.verdict, SHOWN if event_id in shown else HIDDEN)
             target = None if redacts is None else rows.get(EventId(redacts))
-            if verdict == HIDDEN and target is not None and target.redacted_by is not None:
-                verdict = REDUNDANT
+            if verdict == HIDDEN and event_id in without_effect and target is not None:
+                verdict = WITHHELD if target.redacted_by is None else REDUNDANT
             views[event_id] = View(
                 verdict=verdict,
-                rule=row.rule or "",
+                rule=row.rule or ("redaction.level" if verdict == WITHHELD else ""),
                 type=row.type,
                 sender=row.sender,
                 redacts=redacts,
