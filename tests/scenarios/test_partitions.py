@@ -253,8 +253,9 @@ async def run(
     print(
         f"\nversion {version}, seed {number}, {count} rounds: {len(quarrel.done)} events,"
         f" {quarrel.refused.total()} of {quarrel.tried.total()} tries refused at home,"
-        f" not shown: {dict(found.hidden)}, gaps: {dict(gaps)}; all knew all {max(quarrel.settled_s):.1f} s after a"
-        f" healing at most; {time.monotonic() - begin:.1f} s"
+        f" not shown: {dict(found.hidden)}, gaps: {dict(gaps)};"
+        f" all knew all {max(quarrel.settled_s):.1f} s after a healing at most;"
+        f" {time.monotonic() - begin:.1f} s"
     )
     assert not found.wrong, "\n".join(
         [f"version {version}, seed {number}, {count} rounds", *found.wrong]
