@@ -23,7 +23,8 @@ JsonObject: TypeAlias = dict[str, Any]
 
 MAX_INTEGER = 2**53 - 1
 MAX_LENIENT_INTEGER = 2**63 - 1
-"""In room versions that do not enforce canonical JSON. Spec: PDU schema of rooms/v3, depth."""
+"""Of `depth` and times, in room versions that do not enforce canonical JSON; in contents there may
+be more. Spec: PDU schema of rooms/v3, depth."""
 MAX_DEPTH = 100
 """Nesting of objects and arrays. orjson stops at 1024; nothing real is near either."""
 
@@ -41,9 +42,9 @@ def parse_json(data: bytes, *, max_bytes: int) -> Any:
 def check_canonical(value: object, *, strict: bool = True) -> None:
     """Raise `BadInput` unless the value has a canonical form. `bool` is no integer.
 
-    Not `strict`: floats that are finite and integers of 64 bits pass as well.
+    Not `strict`: floats that are finite and integers of 64 bits, signed or not, pass as well.
     """
-    largest = MAX_INTEGER if strict else MAX_LENIENT_INTEGER
+    smallest, largest = (-MAX_INTEGER, MAX_INTEGER) if strict else (-(2**63), 2**64 - 1)
     # An explicit stack: the input chooses its depth, and must not choose ours.
     stack: list[tuple[object, int]] = [(value, 0)]
     while stack:
@@ -54,7 +55,7 @@ def check_canonical(value: object, *, strict: bool = True) -> None:
             _check_text(item)
         elif kind is int:
             assert isinstance(item, int)
-            if not -largest <= item <= largest:
+            if not smallest <= item <= largest:
                 raise BadInput("integer out of the range of canonical JSON")
         elif kind is dict:
             assert isinstance(item, dict)

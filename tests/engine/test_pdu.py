@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.engine.build import countersign
-from bridge.engine.canonical import encode_canonical
+from bridge.engine.canonical import encode_canonical, parse_json
 from bridge.engine.format import MAX_PDU_BYTES
 from bridge.engine.hashes import check_content_hash, content_hash, event_id_of, reference_hash
 from bridge.engine.keys import SigningKey, encode_base64
@@ -202,7 +202,7 @@ def test_power_levels_beyond_canonical_integers_are_bad_json_from_version_6(
     if not since(version_id, 6):
         parse(event(version, content={"ban": 2**53, "kick": 0.5}, **levels), version_id)
         with pytest.raises(BadInput):
-            parse(event(version, content={"ban": 2**63}, **levels), version_id)
+            parse(event(version, content={"ban": 2**64}, **levels), version_id)
         return
     with pytest.raises(BadInput) as caught:
         parse(event(version, content={"ban": 2**53}, **levels), version_id)
@@ -347,6 +347,10 @@ def test_before_version_6_integers_have_64_bits(version_id: str) -> None:
     pdu = parse(event(version, depth=top, origin_server_ts=top, content={"n": -top}), version_id)
     assert (pdu.depth, pdu.origin_server_ts) == (top, top)
     assert Pdu.trusted(json.loads(pdu.canonical()), version, pdu.event_id).json == pdu.json
+    for number in (2**63, 2**64 - 1, -(2**63)):
+        pdu = parse(event(version, content={"n": number}), version_id)
+        assert f'"n":{number}' in pdu.canonical().decode()
+        assert parse_json(pdu.canonical(), max_bytes=5000)["content"] == {"n": number}
     for changes in ({"depth": top + 1}, {"depth": 1.0}, {"content": {"n": math.inf}}):
         with pytest.raises(BadInput):
             parse(event(version, **changes), version_id)
