@@ -13,11 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bridge.engine.auth import auth_event_keys
+from bridge.engine.build import complete
+from bridge.engine.canonical import check_canonical
 from bridge.engine.pdu import Pdu
 from bridge.engine.receipt import Decision, Verdict, judge
 from bridge.engine.signing import sign_json
 from bridge.engine.state import StateKey
-from bridge.ids import EventId, ServerName, UserId
+from bridge.errors import BadInput
+from bridge.ids import EventId, ServerName, UserId, server_of
 from tests.engine.rooms import ALICE, BOB, CAROL, DAVE, RoomBuilder, key_of
 
 EVE = UserId("@eve:e.example")
@@ -27,6 +30,8 @@ LEVELS = (0, 1, 49, 50, 51, 99, 100)
 ODD: tuple[Any, ...] = ("50", True, None, [], {}, -1, 2**53 - 1, " 7 ", "x")
 ODD_NUMBERS: tuple[Any, ...] = ("50", "+7", "-1", "0049", -1, 2**53 - 1, " 7 ")
 """Before version 10, where the two disagree about everything that is no number."""
+NOT_CANONICAL: tuple[Any, ...] = (50.57, 1e2, -0.5, 49.999, 1e-7, 2**53, 2**63, 2**64 - 1)
+"""Before version 6, as levels."""
 JOIN_RULES = ("public", "public", "invite", "knock", "restricted", "knock_restricted", "private")
 NAMED = (
     *("ban", "kick", "redact", "invite"),
@@ -122,10 +127,11 @@ class Grower:
                 rng.choice(["membership", "users", "ban", "x"]): rng.choice(self._odd),
             }
         keys = auth_event_keys(kind, sender, state_key, content, self.room.version)
+        unusual = not _is_canonical(content)
         pdu = self.room.draft(
             kind,
             sender,
-            content,
+            {} if unusual else content,
             state_key,
             after=after,
             ts=rng.randrange(5),
@@ -133,6 +139,16 @@ class Grower:
             auth_events=self._auth_events(keys, before),
             state=before,
         )
+        if unusual:  # which we would not send
+            server = server_of(sender)
+            template = {**pdu.wire(), "content": content}
+            pdu = complete(
+                template,
+                version=pdu.version,
+                key=key_of(server),
+                server=server,
+                event_id=pdu.event_id,
+            )
         if pdu.event_id in self.room.events:
             return
         self._judge(pdu, before)
@@ -240,7 +256,10 @@ class Grower:
 
     @property
     def _odd(self) -> tuple[Any, ...]:
-        return ODD if self.room.version.auth.integer_levels else ODD_NUMBERS
+        version = self.room.version
+        if version.auth.integer_levels:
+            return ODD
+        return ODD_NUMBERS if version.event_format.strict_json else ODD_NUMBERS + NOT_CANONICAL
 
     def _membership(self, before: Mapping[StateKey, EventId], user: UserId) -> str | None:
         event_id = before.get(("m.room.member", user))
@@ -286,3 +305,11 @@ class Grower:
             signer = IDENTITY_SERVER if self.rng.random() < 0.9 else ServerName("other.example")
             signed = sign_json(signed, server=signer, key=key_of(signer))
         return {"membership": "invite", "third_party_invite": {"signed": signed}}
+
+
+def _is_canonical(content: Mapping[str, Any]) -> bool:
+    try:
+        check_canonical(content)
+    except BadInput:
+        return False
+    return True
