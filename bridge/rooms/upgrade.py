@@ -381,9 +381,10 @@ class _Upgrade:
         state = await self._old_state()
         if _TOMBSTONE in state:
             replacement = state[_TOMBSTONE].content.get("replacement_room")
-            raise Refused(
-                f"the room was replaced by {replacement} before", rule="upgrade.tombstone"
-            )
+            if isinstance(replacement, str) and replacement:
+                raise Refused(
+                    f"the room was replaced by {replacement} before", rule="upgrade.tombstone"
+                )
         old = self._appender.plan(self._room)
         last_event = max(self._room.extremities.items(), key=lambda item: (item[1], item[0]))[0]
         if named is not None:  # 1, 5

@@ -245,6 +245,13 @@ async def test_a_replaced_room_is_not_replaced_again(network: Network, version: 
     assert (await here.backend.room(new)).replacement == newest
 
 
+async def test_a_tombstone_that_leads_nowhere_does_not_stand_in_the_way(network: Network) -> None:
+    here, _, old = await garden(network, "11")
+    await put(here, old, "m.room.tombstone", {"body": "closed"}, by="maker")
+    new = await upgrade(here, old, "12")
+    assert (await here.backend.room(old)).replacement == new
+
+
 class Crash(Exception):
     """What no code catches."""
 
