@@ -33,7 +33,7 @@ from bridge.delivery.backoff import Backoff
 from bridge.delivery.queue import DurableQueue
 from bridge.delivery.upkeep import Upkeep
 from bridge.engine.keys import SigningKey
-from bridge.engine.versions import get_version
+from bridge.engine.versions import get_creatable
 from bridge.errors import BadInput, Misconfigured, Unavailable
 from bridge.federation.client.discovery import Discovery
 from bridge.federation.client.keyring import ServerKeyRing
@@ -107,14 +107,14 @@ def read_identity(settings: Settings) -> Identity:
     versions = tuple(RoomVersionId(version) for version in settings.rooms.versions)
     for version in versions:
         try:
-            get_version(version)
+            get_creatable(version)
         except BadInput as exc:
             raise Misconfigured("rooms.versions", exc.reason) from exc
     if not versions:
         raise Misconfigured("rooms.versions", "names no version")
     if settings.portals.version is not None:
         try:
-            get_version(RoomVersionId(settings.portals.version))
+            get_creatable(RoomVersionId(settings.portals.version))
         except BadInput as exc:
             raise Misconfigured("portals.version", exc.reason) from exc
     return Identity(

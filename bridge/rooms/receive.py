@@ -348,7 +348,7 @@ class Receiver:
 
     async def _finish(self, row: InboundRow, outcome: str) -> None:
         def unit(tx: Transaction) -> None:
-            inbound.finish(tx, row.event_id, outcome)
+            inbound.finish(tx, row.event_id, outcome, inbound_id=row.inbound_id)
             tx.wake(DONE_TOPIC)
 
         await self._database.write(unit)

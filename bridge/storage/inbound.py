@@ -113,17 +113,23 @@ def due(tx: Transaction, room_id: RoomId, *, now_ms: int, limit: int) -> list[In
     ]
 
 
-def finish(tx: Transaction, event_id: EventId, outcome: str) -> None:
+def finish(
+    tx: Transaction, event_id: EventId, outcome: str, *, inbound_id: int | None = None
+) -> None:
     """`outcome` is the answer for this PDU. "" means accepted or already known: nothing is left to
-    remember, the event itself is there. A refusal is kept for a while, for replays."""
+    remember, the event itself is there. A refusal is kept for a while, for replays.
+
+    `inbound_id`: only if this row still waits; another with its event ID may have displaced it.
+    """
     if not outcome:
         tx.execute(_DELETE, {"event": event_id})
         return
-    tx.execute(
-        update(inbound_pdus)
-        .where(inbound_pdus.c.event_id == event_id, inbound_pdus.c.outcome.is_(None))
-        .values(outcome=outcome, json="")
+    waiting = update(inbound_pdus).where(
+        inbound_pdus.c.event_id == event_id, inbound_pdus.c.outcome.is_(None)
     )
+    if inbound_id is not None:
+        waiting = waiting.where(inbound_pdus.c.inbound_id == inbound_id)
+    tx.execute(waiting.values(outcome=outcome, json=""))
 
 
 def postpone(tx: Transaction, inbound_id: int, *, next_attempt_ms: int) -> None:

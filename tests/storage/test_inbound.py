@@ -55,3 +55,32 @@ async def test_a_transaction_is_remembered_for_a_while(database: Database) -> No
     assert await database.read(partial(find, origin=FAR)) is None
     await database.write(partial(transactions.forget, before_ms=6))
     assert await database.read(partial(find, origin=NEAR)) is None
+
+
+async def test_a_refusal_is_of_one_row_and_not_of_what_displaced_it(database: Database) -> None:
+    def fill(tx: Transaction, json: str, origin: ServerName) -> bool:
+        return inbound.put(
+            tx,
+            room_id=A,
+            event_id=EventId("$1:near.example"),
+            origin=origin,
+            json=json,
+            received_ms=1,
+            trace_id=TraceId("t"),
+            displaces=origin == NEAR,
+        )
+
+    assert await database.write(partial(fill, json='{"forged":1}', origin=FAR))
+    (forged,) = await database.read(partial(inbound.due, room_id=A, now_ms=10, limit=10))
+    assert await database.write(partial(fill, json='{"true":1}', origin=NEAR))
+    await database.write(
+        partial(
+            inbound.finish,
+            event_id=forged.event_id,
+            outcome="forged",
+            inbound_id=forged.inbound_id,
+        )
+    )
+    (left,) = await database.read(partial(inbound.due, room_id=A, now_ms=10, limit=10))
+    assert left.json == '{"true":1}'
+    assert left.origin == NEAR

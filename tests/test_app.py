@@ -1,0 +1,34 @@
+"""What is read from the settings when the parts are put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge import config
+from bridge.app import read_identity
+from bridge.engine.keys import SigningKey
+from bridge.errors import Misconfigured
+
+
+def _settings(data_folder: str = "/nowhere", **more: Any) -> config.Settings:
+    return config.read({"server_name": "gw.test", "data_folder": data_folder, **more})
+
+
+@pytest.mark.parametrize("version", ["1", "2", "13", "i.1"])
+def test_a_version_that_is_not_made_here_is_refused_at_the_start(version: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        read_identity(_settings(rooms={"versions": ["12", version]}))
+    assert caught.value.setting == "rooms.versions"
+    with pytest.raises(Misconfigured) as caught:
+        read_identity(_settings(portals={"version": version}))
+    assert caught.value.setting == "portals.version"
+
+
+def test_versions_that_are_made_here_are_taken_in_their_order(tmp_path: Path) -> None:
+    key = SigningKey.from_seed("a", bytes(32))
+    (tmp_path / "signing.key").write_text(key.to_text())
+    settings = _settings(data_folder=str(tmp_path), rooms={"versions": ["11", "I.1"]})
+    assert read_identity(settings).versions == ("11", "I.1")
