@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import NewType
 
 from bridge.errors import BadInput
@@ -24,8 +25,18 @@ TraceId = NewType("TraceId", str)
 """Born with a message, carried by each of its rows; what `why` looks for."""
 
 MAX_ID_BYTES = 255
+_SURELY_SHORT = MAX_ID_BYTES // 4
+"""Characters that fit whatever they are."""
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,255}")
 _PORT = re.compile(r"[0-9]{1,5}")
+
+
+def fits(text: str, max_bytes: int) -> bool:
+    """Whether it takes no more in UTF-8."""
+    if 4 * len(text) <= max_bytes:
+        return True
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return size <= max_bytes
 
 
 def split_server_name(name: str) -> tuple[str, int | None]:
@@ -59,14 +70,20 @@ def parse_server_name(text: object) -> ServerName:
     """A host name, an IPv4 or bracketed IPv6 literal, with an optional port."""
     if not isinstance(text, str) or not 0 < len(text) <= 230:
         raise BadInput("not a server name")
-    split_server_name(text)
+    _check_server_name(text)
     return ServerName(text)
+
+
+@lru_cache(maxsize=4096)
+def _check_server_name(text: str) -> None:
+    """The same few come again and again. What is refused is not remembered."""
+    split_server_name(text)
 
 
 def _split(text: object, sigil: str, kind: str) -> tuple[str, str]:
     if not isinstance(text, str) or not text.startswith(sigil):
         raise BadInput(f"not a {kind}: {text!r}", errcode="M_INVALID_PARAM")
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+    if not fits(text, MAX_ID_BYTES):
         raise BadInput(f"{kind} over {MAX_ID_BYTES} bytes", errcode="M_INVALID_PARAM")
     local, colon, domain = text[1:].partition(":")
     if not colon or "\0" in text:
@@ -93,16 +110,16 @@ def parse_room_id(text: object) -> RoomId:
     """`!opaque:server`, or from version 12 `!` and a reference hash without a domain."""
     if not isinstance(text, str) or not text.startswith("!") or len(text) < 2 or "\0" in text:
         raise BadInput(f"not a room ID: {text!r}", errcode="M_INVALID_PARAM")
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+    if not fits(text, MAX_ID_BYTES):
         raise BadInput(f"room ID over {MAX_ID_BYTES} bytes", errcode="M_INVALID_PARAM")
     return RoomId(text)
 
 
 def parse_event_id(text: object) -> EventId:
     """`$` and something: the reference hash in version 4 and later, `$opaque:server` before."""
-    if not isinstance(text, str) or not text.startswith("$") or len(text) < 2 or "\0" in text:
+    if not isinstance(text, str) or text[:1] != "$" or len(text) < 2 or "\0" in text:
         raise BadInput(f"not an event ID: {text!r}", errcode="M_INVALID_PARAM")
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+    if len(text) > _SURELY_SHORT and not fits(text, MAX_ID_BYTES):
         raise BadInput(f"event ID over {MAX_ID_BYTES} bytes", errcode="M_INVALID_PARAM")
     return EventId(text)
 

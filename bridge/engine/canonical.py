@@ -45,47 +45,43 @@ def check_canonical(value: object, *, strict: bool = True) -> None:
     Not `strict`: floats that are finite and integers of 64 bits, signed or not, pass as well.
     """
     smallest, largest = (-MAX_INTEGER, MAX_INTEGER) if strict else (-(2**63), 2**64 - 1)
-    # An explicit stack: the input chooses its depth, and must not choose ours.
-    stack: list[tuple[object, int]] = [(value, 0)]
+    # An explicit stack: the input chooses its depth, and must not choose ours. Only objects and
+    # arrays are put on it: this runs over everything that comes in.
+    stack: list[tuple[Any, int]] = [((value,), -1)]
     while stack:
-        item, depth = stack.pop()
-        kind = type(item)
-        if kind is str:
-            assert isinstance(item, str)
-            _check_text(item)
-        elif kind is int:
-            assert isinstance(item, int)
-            if not smallest <= item <= largest:
-                raise BadInput("integer out of the range of canonical JSON")
-        elif kind is dict:
-            assert isinstance(item, dict)
-            if depth >= MAX_DEPTH:
-                raise BadInput(f"JSON nested deeper than {MAX_DEPTH}")
-            for key, inner in item.items():
+        container, depth = stack.pop()
+        if depth >= MAX_DEPTH:
+            raise BadInput(f"JSON nested deeper than {MAX_DEPTH}")
+        inner = container
+        if type(container) is dict:
+            inner = container.values()
+            for key in container:
                 if type(key) is not str:
                     raise BadInput("object key is not a string")
-                _check_text(key)
-                stack.append((inner, depth + 1))
-        elif kind is list:
-            assert isinstance(item, list)
-            if depth >= MAX_DEPTH:
-                raise BadInput(f"JSON nested deeper than {MAX_DEPTH}")
-            stack.extend((inner, depth + 1) for inner in item)
-        elif kind is float:
-            assert isinstance(item, float)
-            if not strict and math.isfinite(item):
-                continue
-            raise BadInput("numbers with fraction or exponent are not canonical JSON")
-        elif item is not None and kind is not bool:
-            raise BadInput(f"{kind.__name__} is no JSON value")
+                if not key.isascii():
+                    _check_text(key)
+        for item in inner:
+            kind = type(item)
+            if kind is str:
+                if not item.isascii():
+                    _check_text(item)
+            elif kind is dict or kind is list:
+                stack.append((item, depth + 1))
+            elif kind is int:
+                if not smallest <= item <= largest:
+                    raise BadInput("integer out of the range of canonical JSON")
+            elif kind is float:
+                if strict or not math.isfinite(item):
+                    raise BadInput("numbers with fraction or exponent are not canonical JSON")
+            elif item is not None and kind is not bool:
+                raise BadInput(f"{kind.__name__} is no JSON value")
 
 
 def _check_text(text: str) -> None:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as exc:
-            raise BadInput("lone surrogate in a string") from exc
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise BadInput("lone surrogate in a string") from exc
 
 
 def encode_canonical(value: object, *, strict: bool = True) -> bytes:

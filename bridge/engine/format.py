@@ -18,7 +18,13 @@ from bridge.engine.canonical import (
 )
 from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput
-from bridge.ids import parse_event_id, parse_event_id_with_server, parse_room_id, parse_user_id
+from bridge.ids import (
+    fits,
+    parse_event_id,
+    parse_event_id_with_server,
+    parse_room_id,
+    parse_user_id,
+)
 
 MAX_PDU_BYTES = 65536
 MAX_KEY_BYTES = 255
@@ -54,7 +60,9 @@ def check_size(json: JsonObject) -> None:
 
     `unsigned` does not count: every server writes its own.
     """
-    counted = {name: value for name, value in json.items() if name != "unsigned"}
+    counted = json
+    if "unsigned" in json:
+        counted = {name: value for name, value in json.items() if name != "unsigned"}
     if len(encode_canonical(counted)) > MAX_PDU_BYTES:
         raise BadInput(f"event over {MAX_PDU_BYTES} bytes", errcode="M_TOO_LARGE")
 
@@ -84,7 +92,7 @@ def _object(json: JsonObject, name: str) -> JsonObject:
 
 
 def _check_bytes(text: str, name: str) -> None:
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
+    if not fits(text, MAX_KEY_BYTES):
         raise BadInput(f"{name} over {MAX_KEY_BYTES} bytes")
 
 

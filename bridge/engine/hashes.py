@@ -50,8 +50,12 @@ def content_hash(json: JsonObject, *, strict: bool = True) -> str:
 
     `strict`: the room version's `strict_json`.
     """
+    return encode_base64(_content_digest(json, strict))
+
+
+def _content_digest(json: JsonObject, strict: bool) -> bytes:
     hashed = {name: value for name, value in json.items() if name not in _NOT_HASHED}
-    return encode_base64(hashlib.sha256(encode_canonical(hashed, strict=strict)).digest())
+    return hashlib.sha256(encode_canonical(hashed, strict=strict)).digest()
 
 
 def check_content_hash(json: JsonObject, *, strict: bool = True) -> bool:
@@ -61,15 +65,16 @@ def check_content_hash(json: JsonObject, *, strict: bool = True) -> bool:
     if not isinstance(claimed, str):
         return False
     try:
-        return decode_base64(claimed) == decode_base64(content_hash(json, strict=strict))
+        return decode_base64(claimed) == _content_digest(json, strict)
     except BadInput:
         return False
 
 
 def signed_bytes(json: JsonObject, version: RoomVersion) -> bytes:
     """What signatures and the reference hash cover: redacted, without signatures and unsigned."""
-    redacted = redact(json, version)
-    covered = {k: v for k, v in redacted.items() if k not in _NOT_SIGNED}
+    covered = redact(json, version)
+    for name in _NOT_SIGNED:
+        covered.pop(name, None)
     return encode_canonical(covered, strict=version.event_format.strict_json)
 
 
@@ -78,14 +83,15 @@ def reference_hash(json: JsonObject, version: RoomVersion) -> bytes:
     return hashlib.sha256(signed_bytes(json, version)).digest()
 
 
-def event_id_of(json: JsonObject, version: RoomVersion) -> EventId:
+def event_id_of(json: JsonObject, version: RoomVersion, *, signed: bytes | None = None) -> EventId:
     """`$` and the reference hash in unpadded Base64, URL-safe where the version says so.
 
     Where the sender names its events, the name, which `check_format` has looked at.
+    `signed`: its `signed_bytes`, where they are at hand.
     """
     if version.event_format.named_by_sender:
         return EventId(json["event_id"])
-    digest = reference_hash(json, version)
+    digest = hashlib.sha256(signed_bytes(json, version) if signed is None else signed).digest()
     if not version.event_format.url_safe_event_ids:
         return EventId("$" + encode_base64(digest))
     return EventId("$" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii"))

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.engine.canonical import JsonObject, check_canonical, encode_canonical
-from bridge.engine.format import check_format, check_size, is_rootless_create
-from bridge.engine.hashes import event_id_of, redact, reference_hash
+from bridge.engine.format import check_format, check_size
+from bridge.engine.hashes import event_id_of, redact, reference_hash, signed_bytes
 from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput
 from bridge.ids import EventId, RoomId, ServerName, UserId, parse_event_id, server_of
@@ -33,6 +33,37 @@ class Pdu:
     version: RoomVersion = field(compare=False, repr=False)
     rejected: bool = field(default=False, compare=False)
     """Our own verdict, where the event comes from storage."""
+    signed: bytes | None = field(default=None, compare=False, repr=False)
+    """Its `signed_bytes`, fresh from `parse`: whoever checks signatures next has them at hand."""
+
+    # Read far oftener than made.
+    type: str = field(init=False, compare=False, repr=False)
+    sender: UserId = field(init=False, compare=False, repr=False)
+    room_id: RoomId = field(init=False, compare=False, repr=False)
+    content: dict[str, Any] = field(init=False, compare=False, repr=False)
+    state_key: str | None = field(init=False, compare=False, repr=False)
+    """None when it is no state event; the empty string is a state key."""
+    key: tuple[str, str] | None = field(init=False, compare=False, repr=False)
+    """(type, state key), or None when it is no state event."""
+    auth_events: Sequence[EventId] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        json, rules = self.json, self.version.event_format
+        kind, state_key = json.get("type"), json.get("state_key")
+        if not isinstance(state_key, str):
+            state_key = None
+        room_id = json.get("room_id")
+        if rules.room_id_from_create and kind == "m.room.create":
+            room_id = "!" + self.event_id[1:]
+        links = json.get("auth_events")
+        put = object.__setattr__  # The dataclass is frozen for everybody else.
+        put(self, "type", kind)
+        put(self, "sender", json.get("sender"))
+        put(self, "room_id", room_id)
+        put(self, "content", json.get("content"))
+        put(self, "state_key", state_key)
+        put(self, "key", None if state_key is None else (kind, state_key))
+        put(self, "auth_events", linked_ids(links) if rules.links_with_hashes else links)
 
     @classmethod
     def parse(cls, json: object, version: RoomVersion) -> Pdu:
@@ -45,15 +76,18 @@ class Pdu:
             raise BadInput("an event is a JSON object")
         named = version.event_format.named_by_sender
         not_own = _NOT_OWN_WHERE_NAMED if named else _NOT_OWN
-        own: JsonObject = {name: json[name] for name in json if name not in not_own}
+        own: JsonObject = dict(json)
+        for name in not_own:
+            own.pop(name, None)
         check_canonical(own, strict=version.event_format.strict_json)
         check_format(own, version)
         check_size(own)
-        event_id = event_id_of(own, version)
+        signed = signed_bytes(own, version)
+        event_id = event_id_of(own, version, signed=signed)
         unsigned = json.get("unsigned")
         if isinstance(unsigned, dict) and _is_canonical(unsigned):
             own["unsigned"] = unsigned
-        return cls(event_id=event_id, json=own, version=version)
+        return cls(event_id=event_id, json=own, version=version, signed=signed)
 
     @classmethod
     def trusted(
@@ -86,46 +120,15 @@ class Pdu:
 
     def canonical(self) -> bytes:
         """The text that is stored: canonical JSON of `wire()`."""
-        return encode_canonical(self.wire())
-
-    @property
-    def room_id(self) -> RoomId:
-        if is_rootless_create(self.json, self.version):
-            return RoomId("!" + self.event_id[1:])
-        return RoomId(self.json["room_id"])
-
-    @property
-    def type(self) -> str:
-        return str(self.json["type"])
-
-    @property
-    def sender(self) -> UserId:
-        return UserId(self.json["sender"])
+        return encode_canonical(self.wire() if "unsigned" in self.json else self.json)
 
     @property
     def sender_server(self) -> ServerName:
         return server_of(self.sender)
 
     @property
-    def state_key(self) -> str | None:
-        """None when it is no state event; the empty string is a state key."""
-        value = self.json.get("state_key")
-        return value if isinstance(value, str) else None
-
-    @property
     def is_state(self) -> bool:
         return "state_key" in self.json
-
-    @property
-    def key(self) -> tuple[str, str] | None:
-        """(type, state key), or None when it is no state event."""
-        state_key = self.state_key
-        return None if state_key is None else (self.type, state_key)
-
-    @property
-    def content(self) -> dict[str, Any]:
-        content: dict[str, Any] = self.json["content"]
-        return content
 
     @property
     def membership(self) -> str | None:
@@ -158,11 +161,6 @@ class Pdu:
     @property
     def prev_events(self) -> Sequence[EventId]:
         links: Sequence[EventId] = self.json["prev_events"]
-        return linked_ids(links) if self.version.event_format.links_with_hashes else links
-
-    @property
-    def auth_events(self) -> Sequence[EventId]:
-        links: Sequence[EventId] = self.json["auth_events"]
         return linked_ids(links) if self.version.event_format.links_with_hashes else links
 
 

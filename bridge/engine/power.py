@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from bridge.engine.pdu import Pdu
@@ -84,16 +85,10 @@ class PowerLevels:
     has_event: bool
     integer_levels: bool = True
 
-    @classmethod
-    def of(cls, power_levels: Pdu | None, create: Pdu | None) -> PowerLevels:
+    @staticmethod
+    def of(power_levels: Pdu | None, create: Pdu | None) -> PowerLevels:
         """From the state's two events. Without a power levels event the creator has 100."""
-        return cls(
-            content={} if power_levels is None else power_levels.content,
-            creators=frozenset() if create is None else creators_of(create),
-            privileged_creators=create is not None and create.version.auth.privileged_creators,
-            has_event=power_levels is not None,
-            integer_levels=power_levels is None or power_levels.version.auth.integer_levels,
-        )
+        return _power_levels(power_levels, create)
 
     def user(self, user_id: str) -> int:
         """`INFINITE` for a privileged creator."""
@@ -160,6 +155,18 @@ class PowerLevels:
         # Accepted events hold levels only where the rules look; anything else counts as not set.
         level = read_level(levels.get(name), integers_only=self.integer_levels)
         return default if level is None else level
+
+
+@lru_cache(maxsize=256)
+def _power_levels(power_levels: Pdu | None, create: Pdu | None) -> PowerLevels:
+    """The same two events decide about most of what comes after them."""
+    return PowerLevels(
+        content={} if power_levels is None else power_levels.content,
+        creators=frozenset() if create is None else creators_of(create),
+        privileged_creators=create is not None and create.version.auth.privileged_creators,
+        has_event=power_levels is not None,
+        integer_levels=power_levels is None or power_levels.version.auth.integer_levels,
+    )
 
 
 def _object(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from bridge.engine.auth import check_auth, check_auth_events
 from bridge.engine.hashes import check_content_hash
 from bridge.engine.pdu import Pdu
 from bridge.engine.signing import (
-    check_pdu_signature,
+    check_signature,
     is_key_valid_at,
     required_signers,
     signatures_of,
@@ -81,7 +81,7 @@ def _check_server(
     pdu: Pdu, server: ServerName, keys: Mapping[KeyId, VerifyKey], now_ms: int
 ) -> None:
     valid = False
-    for key_id in signatures_of(pdu.json, server):
+    for key_id, signature in signatures_of(pdu.json, server).items():
         key = keys.get(key_id)
         if key is None or not is_key_valid_at(
             pdu.origin_server_ts,
@@ -90,7 +90,7 @@ def _check_server(
             rules=pdu.version.signing,
         ):
             continue
-        if not check_pdu_signature(pdu, server=server, key_id=key_id, verify_key=key.key_base64):
+        if not check_signature(pdu, signature, key.key_base64):
             raise Refused(f"wrong signature of {server}", rule="signature.wrong")
         valid = True
     if not valid:

@@ -16,6 +16,7 @@ from bridge.errors import BadInput
 from bridge.ids import KeyId, ServerName, parse_user_id, server_of
 
 _NOT_SIGNED = frozenset({"signatures", "unsigned"})
+_KEY_PREFIX = f"{ALGORITHM}:"
 
 
 def sign_json(obj: JsonObject, *, server: ServerName, key: SigningKey) -> JsonObject:
@@ -44,9 +45,12 @@ def sign_event(
 def check_pdu_signature(pdu: Pdu, *, server: ServerName, key_id: KeyId, verify_key: str) -> bool:
     """Whether `server` signed the PDU with this key; validity in time is `is_key_valid_at`."""
     signature = signature_of(pdu.json, server, key_id)
-    return signature is not None and verify(
-        verify_key, signed_bytes(pdu.json, pdu.version), signature
-    )
+    return signature is not None and check_signature(pdu, signature, verify_key)
+
+
+def check_signature(pdu: Pdu, signature: str, verify_key: str) -> bool:
+    """Whether it is the key's signature of the PDU."""
+    return verify(verify_key, pdu.signed or signed_bytes(pdu.json, pdu.version), signature)
 
 
 def signature_of(obj: JsonObject, server: ServerName, key_id: KeyId) -> str | None:
@@ -64,7 +68,7 @@ def signatures_of(obj: JsonObject, server: ServerName) -> dict[KeyId, str]:
     return {
         KeyId(key_id): signature
         for key_id, signature in by_key.items()
-        if key_id.startswith(f"{ALGORITHM}:") and isinstance(signature, str)
+        if key_id.startswith(_KEY_PREFIX) and isinstance(signature, str)
     }
 
 

@@ -6,17 +6,18 @@ Spec: S2S, checks on receipt of a PDU; soft failure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from bridge.clock import Clock
 from bridge.engine.pdu import Pdu
 from bridge.engine.receipt import Decision, Verdict, judge
-from bridge.engine.state import CREATE, StateMap
+from bridge.engine.state import CREATE, MEMBER, StateMap
 from bridge.errors import Refused, Unavailable
-from bridge.ids import EventId, RoomId, TraceId
-from bridge.rooms.append import Appender, event_row
+from bridge.ids import EventId, RoomId, TraceId, UserId
+from bridge.rooms.append import Appender, Plan, event_row
 from bridge.rooms.load import EMPTY, Fresh, KnownEvent, Room, RoomStates, Snapshot, to_known
 from bridge.rooms.verify import check_name
 from bridge.storage import events as event_rows
@@ -27,6 +28,9 @@ from bridge.telemetry.log import get_logger
 
 DONE_TOPIC = "inbound_done"
 """Woken when an inbound PDU has its outcome."""
+
+BREATH = 10
+"""Events of a group judged before other tasks get a turn."""
 
 log = get_logger("rooms")
 
@@ -102,45 +106,106 @@ class Acceptor:
             return decision
 
         decision = await self._appender.until_unmoved(room_id, attempt)
-        if decision.verdict is not Verdict.ACCEPTED:
-            log.info(
-                "pdu not accepted",
-                verdict=decision.verdict.value,
-                room_id=room_id,
-                event_id=pdu.event_id,
-                rule=decision.rule,
-                reason=decision.reason,
-            )
+        _log_decision(pdu, decision)
         return decision
 
-    async def judge(self, room: Room, pdu: Pdu, before: Snapshot) -> Decision:
+    async def accept_group(self, room_id: RoomId, queued: Sequence[tuple[Pdu, TraceId]]) -> int:
+        """Several rows of the inbound queue in one commit: how many, from the first on.
+
+        Ends before one that needs more than to be judged and written: of which we know something,
+        that rests on what we do not have, or that may end our own stay.
+        """
+
+        async def attempt() -> list[tuple[Pdu, Decision]]:
+            room = await self._states.joined_room(room_id)
+            known, historic, redacted_by = await self._database.read(
+                partial(_look_up_all, room_id=room_id, pdus=[pdu for pdu, _ in queued])
+            )
+            plan = self._appender.plan(room)
+            done: list[tuple[Pdu, Decision]] = []
+            for number, (pdu, trace_id) in enumerate(queued):
+                if number % BREATH == 0:
+                    await asyncio.sleep(0)
+                if pdu.event_id in known or self._is_about_us(pdu):
+                    break
+                if await self.missing_prev(pdu, plan.fresh):
+                    break
+                auth = await self._states.events(pdu.auth_events, plan.fresh)
+                if any(one not in auth for one in pdu.auth_events):
+                    break
+                before = await self.state_before(plan.room, pdu, plan)
+                decision = await self.judge(plan.room, pdu, before, plan.fresh)
+                await self._appender.add(
+                    plan,
+                    pdu,
+                    before=before,
+                    trace_id=trace_id,
+                    verdict=STORED_VERDICT[decision.verdict],
+                    rule=decision.rule or None,
+                    historic=pdu.event_id in historic,
+                    redacted_by=redacted_by.get(pdu.event_id),
+                )
+                done.append((pdu, decision))
+            if done:
+                plan.also.append(lambda tx: tx.wake(DONE_TOPIC))
+                outcomes = [
+                    (pdu.event_id, _outcome(STORED_VERDICT[decision.verdict], decision.rule))
+                    for pdu, decision in done
+                ]
+                await self._appender.commit(plan, outcomes=outcomes)
+            return done
+
+        done = await self._appender.until_unmoved(room_id, attempt)
+        for pdu, decision in done:
+            _log_decision(pdu, decision)
+        return len(done)
+
+    def _is_about_us(self, pdu: Pdu) -> bool:
+        return (
+            pdu.type == MEMBER
+            and pdu.state_key is not None
+            and self._appender.is_ours(UserId(pdu.state_key))
+        )
+
+    async def judge(
+        self, room: Room, pdu: Pdu, before: Snapshot, fresh: Fresh | None = None
+    ) -> Decision:
         """Steps 4 to 6. Raises `Unavailable` when an auth event is missing."""
-        create = await self._states.create_event(room.state)
-        auth = await self._states.events(pdu.auth_events)
+        create = await self._states.create_event(room.state, fresh)
+        auth = await self._states.events(pdu.auth_events, fresh)
         missing = set(pdu.auth_events) - auth.keys()
         if missing:
             raise Unavailable(f"{len(missing)} auth events of {pdu.event_id} are missing")
+        state_before = await self._states.auth_state(before.state, pdu, fresh)
+        current_state = state_before
+        if before is not room.snapshot:
+            current_state = await self._states.auth_state(room.state, pdu, fresh)
         return judge(
             pdu,
             create=create,
             auth_events={event_id: known.pdu for event_id, known in auth.items()},
-            state_before=await self._states.auth_state(before.state, pdu),
-            current_state=await self._states.auth_state(room.state, pdu),
+            state_before=state_before,
+            current_state=current_state,
             rejected=[event_id for event_id, known in auth.items() if known.is_rejected],
         )
 
-    async def state_before(self, room: Room, pdu: Pdu) -> Snapshot:
-        """All previous events must be inside the graph. Raises `NotFound`."""
+    async def state_before(self, room: Room, pdu: Pdu, plan: Plan | None = None) -> Snapshot:
+        """All previous events must be inside the graph, or in the plan. Raises `NotFound`."""
         prev = list(dict.fromkeys(pdu.prev_events))
         if prev and set(prev) == room.extremities.keys():
             return room.snapshot
-        merged = await self._states.merged(prev, room.version)
+        merged = await self._states.merged(
+            prev,
+            room.version,
+            None if plan is None else plan.afters,
+            None if plan is None else plan.fresh,
+        )
         return room.snapshot if merged.is_same(room.snapshot) else merged
 
-    async def missing_prev(self, pdu: Pdu) -> list[EventId]:
+    async def missing_prev(self, pdu: Pdu, fresh: Fresh | None = None) -> list[EventId]:
         """Previous events that are not inside the graph."""
         prev = list(dict.fromkeys(pdu.prev_events))
-        known = await self._states.events(prev, place_matters=True)
+        known = await self._states.events(prev, fresh, place_matters=True)
         return [one for one in prev if one not in known or known[one].outlier]
 
     async def store_outliers(
@@ -174,16 +239,13 @@ class Acceptor:
             if pdu.event_id in stored or any(one not in done for one in pdu.auth_events):
                 continue
             auth = {one: done[one] for one in pdu.auth_events}
-            chosen = {
-                known.pdu.key: known.pdu for known in auth.values() if known.pdu.key is not None
-            }
             if create is None and pdu.type == "m.room.create":
                 create = pdu
             decision = judge(
                 pdu,
                 create=None if pdu.type == "m.room.create" else create,
                 auth_events={one: known.pdu for one, known in auth.items()},
-                state_before=chosen,
+                state_before=None,
                 current_state=None,
                 rejected=[one for one, known in auth.items() if known.is_rejected],
             )
@@ -232,6 +294,31 @@ def _look_up(tx: Transaction, pdu: Pdu) -> tuple[event_rows.EventRow | None, boo
     there = event_rows.find(tx, [pdu.event_id]).get(pdu.event_id)
     redactions = event_rows.find_redactions(tx, pdu.room_id, {pdu.event_id: pdu.sender_server})
     return there, event_rows.has_children(tx, pdu.event_id), redactions.get(pdu.event_id)
+
+
+def _look_up_all(
+    tx: Transaction, room_id: RoomId, pdus: Sequence[Pdu]
+) -> tuple[Collection[EventId], Collection[EventId], Mapping[EventId, EventId]]:
+    """Which of them are stored, to which something after them is known, their redactions."""
+    ids = [pdu.event_id for pdu in pdus]
+    targets = {pdu.event_id: pdu.sender_server for pdu in pdus}
+    return (
+        event_rows.find_known(tx, ids).keys(),
+        event_rows.with_children(tx, ids),
+        event_rows.find_redactions(tx, room_id, targets),
+    )
+
+
+def _log_decision(pdu: Pdu, decision: Decision) -> None:
+    if decision.verdict is not Verdict.ACCEPTED:
+        log.info(
+            "pdu not accepted",
+            verdict=decision.verdict.value,
+            room_id=pdu.room_id,
+            event_id=pdu.event_id,
+            rule=decision.rule,
+            reason=decision.reason,
+        )
 
 
 def in_auth_order(pdus: dict[EventId, Pdu]) -> list[Pdu]:

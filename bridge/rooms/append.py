@@ -151,6 +151,9 @@ class Appender:
         self._bounds = bounds
         self._locks = RoomLocks()
 
+    def is_ours(self, user_id: UserId) -> bool:
+        return server_of(user_id) == self._server_name
+
     def locked(self, room_id: RoomId) -> AbstractAsyncContextManager[None]:
         """The room's lane. Never wait for a peer inside it."""
         return self._locks.locked(room_id)
@@ -408,8 +411,7 @@ class Appender:
                         "error": None,
                     },
                 )
-            for event_id, outcome in outcomes:
-                inbound.finish(tx, event_id, outcome)
+            inbound.finish_all(tx, outcomes)
             for write in (write for one in plans for write in one.also):
                 write(tx)
             additions = [addition for one in plans for addition in one.additions]
@@ -440,8 +442,7 @@ class Appender:
                     for known, trace_id in plan.outliers
                 ),
             )
-        for one in plan.additions:
-            self._write_event(tx, plan, one, stored, now_ms)
+        self._write_events(tx, plan, stored, now_ms)
         gone = set() if base is None else base.extremities.keys() - room.extremities.keys()
         new = room.extremities.keys() - (set() if base is None else base.extremities.keys())
         room_rows.change_extremities(tx, room.room_id, gone=gone, new=new)
@@ -487,35 +488,37 @@ class Appender:
             ),
         )
 
-    def _write_event(
+    def _write_events(
         self,
         tx: Transaction,
         plan: Plan,
-        one: Addition,
         stored: dict[Snapshot, tuple[int, int]],
         now_ms: int,
     ) -> None:
-        before = self._store_snapshot(tx, plan, one.before, stored)
-        known = plan.fresh[one.pdu.event_id]
-        row = event_row(known, before, trace_id=one.trace_id, rule=one.rule, now_ms=now_ms)
-        streamed = one.streamed
-        if one.promoted:
-            event_rows.promote_outlier(tx, row, one.pdu.prev_events)
-            # An invite from outside, or its end, has its place already.
-            streamed = streamed and not event_rows.is_streamed(tx, one.pdu.event_id)
-        else:
-            event_rows.insert_event(tx, row, one.pdu.prev_events)
-        if streamed:
-            streams.append(
-                tx,
-                stream_events,
-                {
-                    "room_id": plan.room.room_id,
-                    "event_id": one.pdu.event_id,
-                    "outgoing": one.outgoing,
-                    "historic": one.untold,
-                },
-            )
+        new: list[tuple[event_rows.EventRow, Sequence[EventId]]] = []
+        positions: list[dict[str, object]] = []
+        for one in plan.additions:
+            before = self._store_snapshot(tx, plan, one.before, stored)
+            known = plan.fresh[one.pdu.event_id]
+            row = event_row(known, before, trace_id=one.trace_id, rule=one.rule, now_ms=now_ms)
+            streamed = one.streamed
+            if one.promoted:
+                event_rows.promote_outlier(tx, row, one.pdu.prev_events)
+                # An invite from outside, or its end, has its place already.
+                streamed = streamed and not event_rows.is_streamed(tx, one.pdu.event_id)
+            else:
+                new.append((row, one.pdu.prev_events))
+            if streamed:
+                positions.append(
+                    {
+                        "room_id": plan.room.room_id,
+                        "event_id": one.pdu.event_id,
+                        "outgoing": one.outgoing,
+                        "historic": one.untold,
+                    }
+                )
+        event_rows.insert_events(tx, new)
+        streams.append_all(tx, stream_events, positions)
 
     def _store_snapshot(
         self,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,6 +51,8 @@ MAX_PDUS = 50
 FIRST_DELAY_MS = 2_000
 MAX_DELAY_MS = 3_600_000
 BATCH = 50
+MAX_GROUPS = 3
+"""Groups tried in one batch; a batch that falls apart oftener is taken row by row."""
 WORKERS = 32
 """Rooms worked on at once. Most of the time they wait for peers, and a slow peer may keep a few."""
 POLL_S = 5.0
@@ -57,7 +60,6 @@ AFTER_OUTAGE_S = 1.0
 KEEP_MS = 24 * 3600 * 1000
 """How long a transaction's answer and a PDU's outcome are remembered."""
 SWEEP_S = 3_600.0
-INBOUND_TOPIC = "inbound"
 
 log = get_logger("rooms")
 
@@ -124,32 +126,32 @@ class Receiver:
         taken = [one for pdu in pdus if (one := await self._look_at(origin, pdu)) is not None]
         now_ms = self._clock.now_ms()
 
-        def unit(tx: Transaction) -> list[tuple[EventId, str | None]]:
+        def unit(tx: Transaction) -> tuple[list[tuple[EventId, str | None]], bool]:
             before = transactions.find(tx, origin, transaction_id)
             if before is not None:
-                return before
+                return before, False
             good = [one for one in taken if one.error is None]
             self._check_bounds(tx, origin, good)
-            for one in good:
-                inbound.put(
-                    tx,
+            rows = [
+                inbound.NewRow(
                     room_id=one.room_id,
                     event_id=one.event_id,
-                    origin=origin,
                     json=one.json,
-                    received_ms=now_ms,
                     trace_id=self._new_trace(),
                     displaces=one.from_namer,
                 )
+                for one in good
+            ]
+            is_new = inbound.put_all(tx, rows, origin=origin, received_ms=now_ms)
             answer = [(one.event_id, one.error) for one in taken]
             transactions.put(tx, origin, transaction_id, pdus=answer, received_ms=now_ms)
-            if good:
-                tx.wake(INBOUND_TOPIC)
-            return answer
+            return answer, is_new
 
         done = self._database.waker(DONE_TOPIC)
-        answer = await self._database.write(unit)
-        return await self._verdicts(dict(answer), done, wait_s)
+        answer, is_new = await self._database.write(unit)
+        for room_id in {one.room_id for one in taken if one.error is None}:
+            self._lanes.wake(room_id)  # When too many wait, the next look finds the rows.
+        return await self._verdicts(dict(answer), done, wait_s, is_new=is_new)
 
     async def run(self) -> None:
         """Works the lanes off until cancelled."""
@@ -215,14 +217,17 @@ class Receiver:
                 raise Unavailable(f"too many events of {room_id} wait", retry_after_s=30)
 
     async def _verdicts(
-        self, answer: dict[EventId, str | None], done: Waker, wait_s: float
+        self, answer: dict[EventId, str | None], done: Waker, wait_s: float, *, is_new: bool
     ) -> dict[EventId, dict[str, str]]:
+        """`is_new`: something was stored, so `done` will be woken."""
         verdicts: dict[EventId, dict[str, str]] = {
             event_id: {} if error is None else {"error": error}
             for event_id, error in answer.items()
         }
         open_ids = [event_id for event_id, error in answer.items() if error is None]
         until = self._clock.monotonic_s() + wait_s
+        if is_new and open_ids and wait_s > 0:
+            await done.wait(wait_s)
         while open_ids:
             wanted = open_ids
             outcomes = await self._database.read(partial(inbound.outcomes, event_ids=wanted))
@@ -240,8 +245,7 @@ class Receiver:
     # --- the lanes --------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Wakes lanes: at once for what comes in, by the clock for what is tried again."""
-        waker = self._database.waker(INBOUND_TOPIC)
+        """Wakes lanes by the clock: for what is tried again, and what was left by a crash."""
         swept_s = self._clock.monotonic_s()
         while True:
             try:
@@ -254,7 +258,7 @@ class Receiver:
                 log.warning("inbound queue unreadable", reason=exc.reason)
                 await self._clock.sleep(AFTER_OUTAGE_S)
                 continue
-            await waker.wait(POLL_S)
+            await self._clock.sleep(POLL_S)
 
     async def _wake_due(self) -> None:
         now_ms = self._clock.now_ms()
@@ -279,9 +283,54 @@ class Receiver:
             )
             if not rows:
                 return
-            behind_gaps = [row for row in rows if not await self.work_off(row, may_ask=False)]
-            for row in behind_gaps:
-                await self.work_off(row)
+            await self._work_off_all(rows)
+            if len(rows) < BATCH:
+                return  # Whoever stores more wakes the lane again.
+
+    async def _work_off_all(self, rows: Sequence[InboundRow]) -> None:
+        """Rows of one room, in order: in groups with one commit each where nothing is special;
+        those that rest on what must be asked for come last."""
+        behind_gaps: list[InboundRow] = []
+        done = groups = 0
+        while done < len(rows):
+            if groups < MAX_GROUPS and len(rows) - done > 1:
+                groups += 1
+                count = await self._work_off_group(rows[done:])
+                done += count
+                if count:
+                    continue
+            if not await self.work_off(rows[done], may_ask=False):
+                behind_gaps.append(rows[done])
+            done += 1
+        for row in behind_gaps:
+            await self.work_off(row)
+
+    async def _work_off_group(self, rows: Sequence[InboundRow]) -> int:
+        """How many of them, from the first on, have their outcome: those after them, and all of
+        them when anything goes wrong, go one by one, each with a commit and an error of its own."""
+        try:
+            room = await self._states.find_room(rows[0].room_id)
+            if room is None or not room.joined:
+                return 0
+            if room.version.event_format.named_by_sender:
+                return 0  # What a name stands for may change while we look.
+            queued: list[tuple[Pdu, TraceId]] = []
+            with suppress(BadInput, Refused, NotFound, Unavailable):
+                for row in rows:
+                    queued.append((await self._verified(room.version, row), row.trace_id))
+            if len(queued) < 2:
+                return 0
+            return await self._acceptor.accept_group(rows[0].room_id, queued)
+        except IsthmusError as exc:
+            log.info("group not taken", room_id=rows[0].room_id, reason=exc.reason)
+        except Exception:
+            log.exception("group failed", room_id=rows[0].room_id)
+        return 0
+
+    async def _verified(self, version: RoomVersion, row: InboundRow) -> Pdu:
+        """Steps 2 and 3. Raises `Refused`, `Unavailable`."""
+        json = parse_json(row.json.encode(), max_bytes=2 * MAX_PDU_BYTES)
+        return await self._verifier.check(Pdu.trusted(json, version, row.event_id))
 
     async def work_off_due(self) -> None:
         """Everything that is due now, one room after the other, without the lanes."""
@@ -325,9 +374,7 @@ class Receiver:
         if room is None or not room.joined:
             await self._receive_outside(row)
             return False
-        json = parse_json(row.json.encode(), max_bytes=2 * MAX_PDU_BYTES)
-        pdu = Pdu.trusted(json, room.version, row.event_id)
-        checked = await self._verifier.check(pdu)
+        checked = await self._verified(room.version, row)
         if await self._gaps.is_before(checked):
             if not may_ask:
                 raise _Gap

@@ -32,6 +32,20 @@ _INSERT_EVENT = insert(events)
 _INSERT_EDGE = insert(event_edges)
 _INSERT_LOCAL_TRANSACTION = insert(local_transactions)
 _FIND_EVENT = select(events).where(events.c.event_id == bindparam("event"))
+_FIND_EVENTS = select(events).where(events.c.event_id.in_(bindparam("events", expanding=True)))
+_FIND_KNOWN = select(events.c.event_id, events.c.outlier).where(
+    events.c.event_id.in_(bindparam("events", expanding=True))
+)
+_FIND_PARENTS = (
+    select(event_edges.c.prev_event_id)
+    .where(event_edges.c.prev_event_id.in_(bindparam("prev", expanding=True)))
+    .distinct()
+)
+_FIND_TARGETS = (
+    select(redactions.c.target_id)
+    .where(redactions.c.target_id.in_(bindparam("targets", expanding=True)))
+    .distinct()
+)
 _FIND_CHILD = (
     select(event_edges.c.event_id).where(event_edges.c.prev_event_id == bindparam("prev")).limit(1)
 )
@@ -78,13 +92,22 @@ class StreamedEvent:
     event: EventRow
 
 
-def insert_event(tx: Transaction, row: EventRow, prev_events: Sequence[EventId]) -> None:
-    """A new event; one that was known as an outlier gets its place in the graph."""
-    tx.execute(_INSERT_EVENT, _values(row))
-    _insert_edges(tx, row.event_id, prev_events)
+def insert_events(tx: Transaction, new: Sequence[tuple[EventRow, Sequence[EventId]]]) -> None:
+    """New events with their previous events."""
+    if not new:
+        return
+    tx.execute(_INSERT_EVENT, [_values(row) for row, _ in new])
+    edges = [
+        {"prev_event_id": prev, "event_id": row.event_id}
+        for row, prev_events in new
+        for prev in dict.fromkeys(prev_events)
+    ]
+    if edges:
+        tx.execute(_INSERT_EDGE, edges)
 
 
 def promote_outlier(tx: Transaction, row: EventRow, prev_events: Sequence[EventId]) -> None:
+    """One that was known as an outlier gets its place in the graph."""
     tx.execute(update(events).where(events.c.event_id == row.event_id).values(**_values(row)))
     tx.execute(delete(event_edges).where(event_edges.c.event_id == row.event_id))
     _insert_edges(tx, row.event_id, prev_events)
@@ -106,8 +129,7 @@ def find(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, Event
         one = tx.execute(_FIND_EVENT, {"event": wanted[0]}).one_or_none()
         return {} if one is None else {wanted[0]: _event(one)}
     for start in range(0, len(wanted), _CHUNK):
-        query = select(events).where(events.c.event_id.in_(wanted[start : start + _CHUNK]))
-        for row in tx.execute(query):
+        for row in tx.execute(_FIND_EVENTS, {"events": wanted[start : start + _CHUNK]}):
             found[EventId(row.event_id)] = _event(row)
     return found
 
@@ -117,16 +139,24 @@ def find_known(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId,
     wanted = list(event_ids)
     found: dict[EventId, bool] = {}
     for start in range(0, len(wanted), _CHUNK):
-        query = select(events.c.event_id, events.c.outlier).where(
-            events.c.event_id.in_(wanted[start : start + _CHUNK])
-        )
-        found.update((EventId(row.event_id), row.outlier) for row in tx.execute(query))
+        rows = tx.execute(_FIND_KNOWN, {"events": wanted[start : start + _CHUNK]})
+        found.update((EventId(row.event_id), row.outlier) for row in rows)
     return found
 
 
 def has_children(tx: Transaction, event_id: EventId) -> bool:
     """Whether an event that we have names it as a previous event."""
     return tx.execute(_FIND_CHILD, {"prev": event_id}).first() is not None
+
+
+def with_children(tx: Transaction, event_ids: Collection[EventId]) -> frozenset[EventId]:
+    """Those that an event that we have names as a previous event."""
+    wanted = list(event_ids)
+    found: set[EventId] = set()
+    for start in range(0, len(wanted), _CHUNK):
+        rows = tx.execute(_FIND_PARENTS, {"prev": wanted[start : start + _CHUNK]})
+        found.update(EventId(one) for one in rows.scalars())
+    return frozenset(found)
 
 
 def previous(tx: Transaction, event_ids: Collection[EventId]) -> list[EventId]:
@@ -163,12 +193,8 @@ def find_redactions(
     wanted = list(targets)
     named: set[EventId] = set()
     for start in range(0, len(wanted), _CHUNK):
-        query = (
-            select(redactions.c.target_id)
-            .where(redactions.c.target_id.in_(wanted[start : start + _CHUNK]))
-            .distinct()
-        )
-        named.update(EventId(target) for target in tx.execute(query).scalars())
+        rows = tx.execute(_FIND_TARGETS, {"targets": wanted[start : start + _CHUNK]})
+        named.update(EventId(target) for target in rows.scalars())
     found: dict[EventId, EventId] = {}
     for target in sorted(named):
         query = (

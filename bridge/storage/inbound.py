@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
@@ -32,12 +32,15 @@ _DUE = (
     .order_by(inbound_pdus.c.inbound_id)
     .limit(bindparam("most"))
 )
+_FIND_WAITING = select(inbound_pdus.c.event_id, inbound_pdus.c.outcome, inbound_pdus.c.json).where(
+    inbound_pdus.c.event_id.in_(bindparam("events", expanding=True))
+)
+_FIND_OUTCOMES = select(inbound_pdus.c.event_id, inbound_pdus.c.outcome).where(
+    inbound_pdus.c.event_id.in_(bindparam("events", expanding=True))
+)
 _COUNT = select(func.count()).select_from(inbound_pdus).where(_WAITS)
 _COUNT_OF_ORIGIN = _COUNT.where(inbound_pdus.c.origin == bindparam("of"))
 _COUNT_OF_ROOM = _COUNT.where(inbound_pdus.c.room_id == bindparam("room"))
-_FIND_OUTCOME = select(inbound_pdus.c.outcome, inbound_pdus.c.json).where(
-    inbound_pdus.c.event_id == bindparam("event")
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,40 +55,56 @@ class InboundRow:
     trace_id: TraceId
 
 
-def put(
-    tx: Transaction,
-    *,
-    room_id: RoomId,
-    event_id: EventId,
-    origin: ServerName,
-    json: str,
-    received_ms: int,
-    trace_id: TraceId,
-    displaces: bool = False,
-) -> bool:
-    """False when this event waits, or was taken, already. One that failed may try again.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRow:
+    room_id: RoomId
+    event_id: EventId
+    json: str
+    trace_id: TraceId
+    displaces: bool = False
+    """Another event with the same ID that waits was not the true one."""
 
-    `displaces`: another event with the same ID that waits was not the true one.
+
+def put_all(
+    tx: Transaction, rows: Sequence[NewRow], *, origin: ServerName, received_ms: int
+) -> bool:
+    """Those that neither wait nor were taken already. One that failed may try again.
+
+    Returns whether there were any.
     """
-    there = tx.execute(_FIND_OUTCOME, {"event": event_id}).one_or_none()
-    if there is not None and not there.outcome and not (displaces and there.json != json):
+    wanted: dict[str, NewRow] = {}
+    for row in rows:
+        if row.displaces or row.event_id not in wanted:
+            wanted[row.event_id] = row
+    if not wanted:
         return False
-    if there is not None:
-        tx.execute(_DELETE, {"event": event_id})
-    tx.execute(
-        _INSERT,
-        {
-            "room_id": room_id,
-            "event_id": event_id,
-            "origin": origin,
-            "json": json,
-            "received_ms": received_ms,
-            "attempts": 0,
-            "next_attempt_ms": received_ms,
-            "trace_id": trace_id,
-        },
-    )
-    return True
+    failed: list[EventId] = []
+    for there in tx.execute(_FIND_WAITING, {"events": sorted(wanted)}).all():
+        row = wanted[there.event_id]
+        if there.outcome or (row.displaces and there.json != row.json):
+            failed.append(row.event_id)
+        else:
+            del wanted[there.event_id]
+    if failed:
+        tx.execute(_DELETE, [{"event": event_id} for event_id in failed])
+    if wanted:
+        tx.execute(
+            _INSERT,
+            [
+                {
+                    "room_id": row.room_id,
+                    "event_id": row.event_id,
+                    "origin": origin,
+                    "json": row.json,
+                    "received_ms": received_ms,
+                    "attempts": 0,
+                    "next_attempt_ms": received_ms,
+                    "trace_id": row.trace_id,
+                }
+                for row in wanted.values()
+            ],
+        )
+    return bool(wanted)
 
 
 def due_rooms(
@@ -111,6 +130,18 @@ def due(tx: Transaction, room_id: RoomId, *, now_ms: int, limit: int) -> list[In
         )
         for row in tx.execute(_DUE, {"room": room_id, "now": now_ms, "most": limit})
     ]
+
+
+def finish_all(tx: Transaction, outcomes: Iterable[tuple[EventId, str]]) -> None:
+    """As `finish`, for several."""
+    good: list[EventId] = []
+    for event_id, outcome in outcomes:
+        if outcome:
+            finish(tx, event_id, outcome)
+        else:
+            good.append(event_id)
+    if good:
+        tx.execute(_DELETE, [{"event": event_id} for event_id in good])
 
 
 def finish(
@@ -142,10 +173,8 @@ def postpone(tx: Transaction, inbound_id: int, *, next_attempt_ms: int) -> None:
 
 def outcomes(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, str | None]:
     """None: it waits; a text: it was refused. What was accepted is left out."""
-    query = select(inbound_pdus.c.event_id, inbound_pdus.c.outcome).where(
-        inbound_pdus.c.event_id.in_(sorted(event_ids))
-    )
-    return {EventId(row.event_id): row.outcome for row in tx.execute(query)}
+    rows = tx.execute(_FIND_OUTCOMES, {"events": sorted(event_ids)})
+    return {EventId(row.event_id): row.outcome for row in rows}
 
 
 def count_waiting(

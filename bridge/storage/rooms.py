@@ -91,6 +91,14 @@ _DELETE_EXTREMITY = delete(forward_extremities).where(
     forward_extremities.c.room_id == bindparam("room"),
     forward_extremities.c.event_id == bindparam("event"),
 )
+_REPLACE_EXTREMITY = (
+    update(forward_extremities)
+    .where(
+        forward_extremities.c.room_id == bindparam("room"),
+        forward_extremities.c.event_id == bindparam("event"),
+    )
+    .values(event_id=bindparam("successor"))
+)
 _INSERT_EXTREMITY = insert(forward_extremities)
 
 
@@ -125,6 +133,10 @@ def extremities(tx: Transaction, room_id: RoomId) -> list[tuple[EventId, int]]:
 def change_extremities(
     tx: Transaction, room_id: RoomId, *, gone: Collection[EventId], new: Collection[EventId]
 ) -> None:
+    if len(gone) == 1 and len(new) == 1:  # As nearly always.
+        (old,), (successor,) = gone, new
+        tx.execute(_REPLACE_EXTREMITY, {"room": room_id, "event": old, "successor": successor})
+        return
     for event_id in sorted(gone):
         tx.execute(_DELETE_EXTREMITY, {"room": room_id, "event": event_id})
     for event_id in sorted(new):

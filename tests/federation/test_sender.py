@@ -123,7 +123,7 @@ class World:
 
         def unit(tx: Transaction) -> None:
             for event_id in made:
-                event_rows.insert_event(tx, _row(event_id, room, received_ms), [])
+                event_rows.insert_events(tx, [(_row(event_id, room, received_ms), [])])
                 values = {
                     "room_id": room,
                     "event_id": event_id,

@@ -108,7 +108,7 @@ async def test_redactions_are_found_by_their_targets_after_the_migration(empty_u
             received_ms=1,
             trace_id=TraceId("t"),
         )
-        await database.write(partial(events.insert_event, row=row, prev_events=()))
+        await database.write(partial(events.insert_events, new=[(row, ())]))
     await database.close()
     migrate.downgrade(empty_url, "0003")
     assert "redactions" not in tables(empty_url)

@@ -41,7 +41,7 @@ def event(event_id: str, trace: str, **changed: Any) -> EventRow:
 
 
 def put_event(tx: Transaction, event_id: str, trace: str, **changed: Any) -> None:
-    events.insert_event(tx, event(event_id, trace, **changed), [])
+    events.insert_events(tx, [(event(event_id, trace, **changed), [])])
 
 
 def put_outbox(tx: Transaction, trace: str, cause: str = "c", **payload: Any) -> int:
@@ -160,10 +160,13 @@ async def test_other_peoples_words_lead_to_no_row(database: Database) -> None:
 async def test_an_event_that_arrives_or_was_refused_is_known_by_its_id(database: Database) -> None:
     def unit(tx: Transaction) -> None:
         for event_id, trace in (("$waits", "t1"), ("$refused", "t2")):
-            inbound.put(
-                tx, room_id=ROOM, event_id=EventId(event_id), origin=ServerName("m.example"),
-                json='{"sender":"@alice:m.example"}', received_ms=NOW, trace_id=TraceId(trace),
-            )  # fmt: skip
+            row = inbound.NewRow(
+                room_id=ROOM,
+                event_id=EventId(event_id),
+                json='{"sender":"@alice:m.example"}',
+                trace_id=TraceId(trace),
+            )
+            inbound.put_all(tx, [row], origin=ServerName("m.example"), received_ms=NOW)
         inbound.finish(tx, EventId("$refused"), "bad signature")
 
     await database.write(unit)

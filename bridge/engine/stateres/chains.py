@@ -30,7 +30,11 @@ class EventPool:
 
     def load(self, event_ids: Iterable[EventId]) -> Fetching[None]:
         """Fetch what is not known yet, in one batch."""
-        missing = frozenset(event_ids) - self._known.keys() - self._asked
+        # Not by subtracting sets: that would look through all that is known, for each step.
+        known, asked = self._known, self._asked
+        missing = frozenset(
+            event_id for event_id in event_ids if event_id not in known and event_id not in asked
+        )
         if missing:
             self._asked |= missing
             self._known.update((yield missing))
@@ -43,14 +47,21 @@ class EventPool:
     def closure(self, event_ids: Iterable[EventId]) -> Fetching[frozenset[EventId]]:
         """The given events and everything behind their auth events; missing ones left out."""
         reached: set[EventId] = set()
-        front = set(event_ids)
-        while front:
-            yield from self.load(front)
-            found = {event_id for event_id in front if event_id in self._known}
-            reached |= found
-            front = {
-                parent for event_id in found for parent in self._known[event_id].auth_events
-            } - reached
+        waiting = list(event_ids)
+        missing: set[EventId] = set()
+        while waiting:
+            # As far as one comes with what is known, before anything is asked for.
+            while waiting:
+                event_id = waiting.pop()
+                event = self._known.get(event_id)
+                if event is None:
+                    missing.add(event_id)
+                elif event_id not in reached:
+                    reached.add(event_id)
+                    waiting.extend(event.auth_events)
+            yield from self.load(missing)
+            waiting = [event_id for event_id in missing if event_id in self._known]
+            missing.clear()
         return frozenset(reached)
 
 

@@ -62,14 +62,15 @@ def separate(
     """
     if not state_maps:
         return {}, []
-    first, others = state_maps[0], state_maps[1:]
-    unconflicted = {
-        key: event_id
-        for key, event_id in first.items()
-        if all(other.get(key) == event_id for other in others)
-    }
+    unconflicted = dict(state_maps[0])
+    for other in state_maps[1:]:
+        find = other.get
+        unconflicted = {key: one for key, one in unconflicted.items() if find(key) == one}
     conflicted = [
-        frozenset(event_id for key, event_id in state.items() if key not in unconflicted)
+        # Most often nothing is: then nothing is looked through.
+        frozenset(one for key, one in state.items() if key not in unconflicted)
+        if len(state) > len(unconflicted)
+        else frozenset()
         for state in state_maps
     ]
     return unconflicted, conflicted if any(conflicted) else []
