@@ -35,7 +35,7 @@ from bridge.ports.chat import (
 )
 from bridge.ports.codec import to_tagged
 from bridge.ports.matrix import MatrixBackend, Member
-from bridge.storage import journal, messages, occupants, portals, queues
+from bridge.storage import journal, messages, moves, occupants, portals, queues
 from bridge.storage.database import Database, Transaction
 from bridge.storage.portals import OF_CHAT, PLUMBED, PORTAL, Portal
 from bridge.telemetry.log import get_logger
@@ -50,6 +50,8 @@ FOUND_BY_ALIAS = ("public", "knock", "restricted", "knock_restricted")
 HOLD_TIMEOUT_S = 30.0
 PARTED = "the chat and its room have nothing to do with each other any more"
 TIDY_S = 60.0
+MAX_UPGRADES = 20
+"""Of a chat's room that are looked back at."""
 
 
 class Chats:
@@ -408,6 +410,11 @@ class Chats:
             for row in rows:
                 if row.joined:
                     await self.leave(self._ghosts.user_of(row.address), room_id, reason)
+            for old in await self._predecessors(room_id):
+                for row in rows:
+                    await self.leave(self._ghosts.user_of(row.address), old, reason)
+                if portal.kind == PORTAL:
+                    await self._backend.purge(old)
             if portal.kind == PORTAL:
                 await self._backend.purge(room_id)
         now_ms = self._clock.now_ms()
@@ -475,12 +482,25 @@ class Chats:
             await self.let_go(current, reason="Nobody has come.")
 
     async def _is_unused(self, room_id: RoomId) -> bool:
-        """Nobody has ever been in the room; a room that is gone counts as such."""
-        try:
-            ever = await self._backend.members(room_id, ("join", "leave", "ban"))
-        except NotFound:
-            return True
-        return not any(self._ghosts.is_person(one.user_id) for one in ever)
+        """Nobody has ever been in the room, nor in those that it replaces; a room that is gone
+        counts as such."""
+        for one in (room_id, *await self._predecessors(room_id)):
+            try:
+                ever = await self._backend.members(one, ("join", "leave", "ban"))
+            except NotFound:
+                continue
+            if any(self._ghosts.is_person(member.user_id) for member in ever):
+                return False
+        return True
+
+    async def _predecessors(self, room_id: RoomId) -> Sequence[RoomId]:
+        """The rooms that were the chat's before they were upgraded."""
+        found = await self._database.read(
+            lambda tx: moves.predecessors(
+                tx, adapter=self._adapter, room_id=room_id, most=MAX_UPGRADES
+            )
+        )
+        return [move.room_id for move in found]
 
 
 @contextmanager

@@ -18,7 +18,8 @@ then the old room is bridged as before. Spec: C-S, room upgrades; MSC2346.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from bridge.clock import Clock
@@ -58,7 +59,6 @@ MAX_SCOUTS = 5
 MAX_VIA = 8
 MAX_PAST = 200
 """Events of the successor that are carried because they were there before us."""
-CREATE = "m.room.create"
 OF_TWO = (DIRECT, FORMER, ENCRYPTED)
 WRONG_TEXT = (
     "This room says that it was replaced by {successor}, and that room does not say that it "
@@ -123,6 +123,8 @@ class Following:
             return self._noted(item, "superseded", task.successor)
         try:
             await self._check_current(task)
+            with suppress(NotFound):  # if one of ours is in the successor, it can be told already
+                await self._check_predecessor(task)
             await self._enter(task)
             await self._check_predecessor(task)
         except _NotFollowed as exc:
@@ -213,14 +215,13 @@ class Following:
 
     async def _check_predecessor(self, task: FollowRoom) -> None:
         """Whoever came to look leaves a room that is none of theirs."""
-        creates = await self._backend.state(task.successor, CREATE)
-        said = [one.content.get("predecessor") for one in creates]
-        named = [one.get("room_id") for one in said if isinstance(one, Mapping)]
-        if named == [task.room_id]:
+        if await self._moves.replaces(task.successor) == task.room_id:
             return
         if not await self._directory.of_room(task.successor):
+            ours = await self._ours(task.room_id)
             for user_id in await self._ours(task.successor):
-                await self._directory.leave(user_id=user_id, room_id=task.successor)
+                if user_id in ours:
+                    await self._directory.leave(user_id=user_id, room_id=task.successor)
         raise _NotFollowed(
             f"{task.successor} does not name it as its predecessor", rule="predecessor"
         )

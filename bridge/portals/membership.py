@@ -124,7 +124,7 @@ class Membership:
 
     async def _on_invite(self, event: RoomEvent, user_id: UserId) -> None:
         via = [server_of(event.sender)]
-        before = await self._moves.follows(event.room_id, user_id)
+        before = await self._moves.follows(event, user_id)
         if before is not None:
             # They are in the room that this one replaces, and were asked along.
             if await self._join(event, user_id, via):

@@ -15,7 +15,7 @@ from typing import Any
 
 from bridge.clock import Clock
 from bridge.errors import BadInput, NotFound, Unavailable
-from bridge.ids import RoomAlias, RoomId, TraceId, UserId, parse_room_id, server_of
+from bridge.ids import RoomAlias, RoomId, TraceId, UserId, parse_room_id
 from bridge.ports.chat import Replaced
 from bridge.ports.codec import to_tagged
 from bridge.ports.matrix import MatrixBackend, RoomEvent
@@ -25,6 +25,7 @@ from bridge.storage.moves import MOVED, MOVING, REFUSED, Move
 from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
+CREATE = "m.room.create"
 TOMBSTONE = "m.room.tombstone"
 STEP = "follow"
 HOLD_S = 60.0
@@ -170,7 +171,17 @@ class Moves:
             if own.status == MOVED:
                 return own
         for move in before:
-            self._hold(move)
+            # Whoever names a room that is none of theirs does not hold it up.
+            if self._is_held(move):
+                with suppress(NotFound):  # an invite: we are not in it
+                    if await self.replaces(room_id) == move.room_id:
+                        self._hold(move)
+        return None
+
+    async def replaces(self, room_id: RoomId) -> RoomId | None:
+        """The predecessor that a room names. NotFound unless we are in it. Spec: m.room.create."""
+        for entry in await self._backend.state(room_id, CREATE):
+            return _predecessor(entry.content)
         return None
 
     def _hold(self, move: Move) -> None:
@@ -236,20 +247,43 @@ class Moves:
         found = moves.predecessors(tx, adapter=self._adapter, room_id=room_id, most=MAX_CHAIN)
         return found[-1].room_id if found else room_id
 
-    async def follows(self, room_id: RoomId, user_id: UserId) -> RoomId | None:
-        """The old room, if one of ours is asked into its successor."""
-        if server_of(user_id) != self._backend.server_name:
-            return None
+    async def follows(self, invite: RoomEvent, user_id: UserId) -> RoomId | None:
+        """The old room, if one of ours who is in it is asked into its successor."""
+        room_id = invite.room_id
         before = await self._database.read(
             lambda tx: moves.into_room(tx, adapter=self._adapter, room_id=room_id)
         )
+        if not before:
+            # The invite may come before the tombstone that it belongs to.
+            named = await self._named_in(invite)
+            if named is not None and await self._is_in(named, user_id):
+                info = await self._backend.room(named)
+                if info.replacement == room_id:
+                    await self.look(named)
+                    return named
         for move in before:
-            if move.status == REFUSED:
-                continue
-            member = await self._backend.member(move.room_id, user_id)
-            if member is not None and member.membership == "join":
+            if move.status != REFUSED and await self._is_in(move.room_id, user_id):
                 return move.room_id
         return None
+
+    async def _named_in(self, invite: RoomEvent) -> RoomId | None:
+        """The predecessor that a room names to whoever it invites."""
+        with suppress(NotFound):
+            return await self.replaces(invite.room_id)
+        for said in invite.invite_state:
+            content = said.get("content")
+            if said.get("type") == CREATE and isinstance(content, Mapping):
+                return _predecessor(content)
+        return None
+
+    async def _is_in(self, room_id: RoomId, user_id: UserId) -> bool:
+        """Joined, in a room that we are in."""
+        try:
+            await self._backend.room(room_id)
+            member = await self._backend.member(room_id, user_id)
+        except NotFound:
+            return False
+        return member is not None and member.membership == "join"
 
     async def hasten(self, room_id: RoomId) -> None:
         """What following this room waited for has come."""
@@ -263,3 +297,11 @@ def _successor(room_id: RoomId, content: Mapping[str, Any]) -> RoomId | None:
     except BadInput:
         return None
     return None if successor == room_id else successor
+
+
+def _predecessor(create: Mapping[str, Any]) -> RoomId | None:
+    said = create.get("predecessor")
+    try:
+        return parse_room_id(said.get("room_id")) if isinstance(said, Mapping) else None
+    except BadInput:
+        return None

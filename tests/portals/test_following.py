@@ -6,14 +6,16 @@ import pytest
 from sqlalchemy import select
 
 from bridge.adapters.loopback import LoopbackChat
-from bridge.errors import Refused
-from bridge.ids import RoomAlias, RoomId, UserId
+from bridge.backends.native.values import to_room_event
+from bridge.errors import Refused, Unavailable
+from bridge.ids import RoomAlias, RoomId, RoomVersionId, UserId
 from bridge.portals.moves import follow_lane
 from bridge.ports.chat import (
     ChatPost,
     GuestEnter,
     GuestLeave,
     Replaced,
+    RoomInvite,
     RoomMessage,
     RoomMoved,
     RoomNotice,
@@ -238,6 +240,43 @@ async def test_rooms_that_replace_each_other_end_somewhere(world: World) -> None
     assert shown(world)[-1] == "still here"
 
 
+async def test_a_room_that_others_name_is_not_held_up_by_that(world: World) -> None:
+    victim = await plumbed(world)
+    await world.state(victim, "m.room.join_rules", {"join_rule": "invite"})
+    await world.settle()
+    room_id = await garden(world)
+    await entomb(world, room_id, victim)
+    await world.settle()
+    await world.say(victim, "business as usual")
+    await world.settle()
+    assert posts(world) == ["business as usual"]
+    assert await world.membership(victim, world.ghost(ROMEO)) is None
+    assert (await decisions(world))[-1] == "predecessor"
+
+
+async def test_an_invite_that_comes_before_the_tombstone_is_one_to_come_along(
+    world: World,
+) -> None:
+    room_id = await garden(world)
+    successor = await make_successor(world, room_id, public=False)
+    await entomb(world, room_id, successor)
+    told = world.told_to
+    await world.network.deliver()
+    await world.invite(successor, world.ghost(JULIET))
+    # The lane of the old room is slower than that of the new one.
+    found = await world.gateway.rooms.queries.member(successor, world.ghost(JULIET))
+    assert found is not None
+    assert world.told_to == told
+    (one,) = (await world.gateway.rooms.queries.streamed([found.event_id])).values()
+    with pytest.raises(Unavailable):
+        await world.from_matrix.on_event(to_room_event(one, world.gateway.name))
+    assert world.delivered(RoomInvite) == []
+    for _ in range(3):
+        await world.later(2)
+    assert await world.membership(successor, world.ghost(JULIET)) == "join"
+    assert [one.room_id for one in world.delivered(RoomMoved)] == [successor]
+
+
 # --- when it cannot be entered ----------------------------------------------------------------
 
 
@@ -393,6 +432,35 @@ async def test_an_end_in_the_middle_of_it_is_made_good(
     move = await move_of(world, room_id)
     assert move is not None
     assert move.status == "moved"
+
+
+async def test_the_room_of_a_chat_that_we_upgrade_ourselves_is_followed_and_kept(
+    world: World,
+) -> None:
+    world.chat.open_chat(LoopbackChat(address=TEA, name="Tea", people={JULIET: "Juliet"}))
+    alias = RoomAlias(f"#tea=40muc.example:{GATEWAY}")
+    room_id, _ = await world.home.backend.resolve_alias(alias)
+    await world.join(room_id)
+    await world.chat.say_in_chat(TEA, JULIET, "tea?")
+    await world.settle()
+    successor = await world.gateway.backend.upgrade(
+        room_id=room_id, sender=BOT, version=RoomVersionId("11"), txn="upgrade"
+    )
+    for _ in range(3):
+        await world.later(2)
+    assert (await world.home.backend.resolve_alias(alias))[0] == successor
+    # Nobody from Matrix is there yet; Alice is still in the room before.
+    for _ in range(3):
+        await world.later(3600)
+        await world.tidy()
+    await world.chat.say_in_chat(TEA, JULIET, "coffee?")
+    await world.join(successor)
+    await world.say(successor, "cake!")
+    await world.later(2)
+    assert posts(world) == ["cake!"]
+    said = [one.pdu.content.get("body") for one in await world.gateway.timeline(successor)]
+    assert "coffee?" in said
+    assert world.delivered(GuestLeave) == []
 
 
 # --- chats of two, and the bot ----------------------------------------------------------------

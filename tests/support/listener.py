@@ -57,6 +57,7 @@ class ScriptedRoom:
     topic: str | None = "Roses"
     topic_sender: UserId | None = None
     join_rule: str = "public"
+    replacement: RoomId | None = None
     position: int = 100
     members: dict[UserId, str | None] = field(default_factory=dict)
     history: list[HistoryMessage] = field(default_factory=list)
@@ -75,7 +76,7 @@ class ScriptedRoom:
             join_rule=self.join_rule,
             encrypted=False,
             direct=False,
-            replacement=None,
+            replacement=self.replacement,
             position=self.position,
         )
 

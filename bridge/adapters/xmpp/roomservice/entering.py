@@ -35,7 +35,7 @@ from bridge.adapters.xmpp.roomservice.places import Places
 from bridge.adapters.xmpp.roomservice.telling import Telling
 from bridge.clock import Clock
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
-from bridge.ids import UserId
+from bridge.ids import RoomId, UserId
 from bridge.ports.chat import ChatListener, Replaced, RoomView
 from bridge.telemetry.log import get_logger
 
@@ -68,7 +68,10 @@ class Entering:
         clock: Clock,
         limits: XmppLimits,
         spawn: Spawn,
+        end_unrelated: Callable[[Jid, RoomId], Awaitable[None]],
     ) -> None:
+        """`end_unrelated`: this address leads to this room now, and to no other one."""
+        self._end_unrelated = end_unrelated
         self._domain = domain
         self._wire = wire
         self._telling = telling
@@ -184,6 +187,8 @@ class Entering:
     async def _register_entering(self, target: Room, session: Session) -> ServedRoom:
         """Steps 1 and 2."""
         room_id = await self._listener.find_room(target.room)
+        if target.room.startswith("#"):
+            await self._end_unrelated(session.entered_by, room_id)
         while True:
             room = self._places.room(room_id)
             async with room.lock:

@@ -56,6 +56,16 @@ class Places:
         """Every client that is in a room."""
         return [session for room in self._rooms.values() for session in room.present()]
 
+    def others(self, entered_by: Jid, room_id: RoomId) -> Sequence[Session]:
+        """Clients that are under this address in another room."""
+        return [
+            session
+            for room in {id(one): one for one in self._places.values()}.values()
+            if room.room_id != room_id
+            for session in room.present()
+            if session.entered_by == entered_by
+        ]
+
     def at(self, client: Jid, entered_by: Jid) -> ServedRoom | None:
         """The room that the client is in or entering under this address."""
         return self._places.get((client, entered_by))

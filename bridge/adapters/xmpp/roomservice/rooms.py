@@ -26,7 +26,7 @@ from bridge.adapters.xmpp.roomservice import presence
 from bridge.adapters.xmpp.roomservice.checking import GONE, Checking
 from bridge.adapters.xmpp.roomservice.entering import Entering, Spawn
 from bridge.adapters.xmpp.roomservice.messages import Change, Showing
-from bridge.adapters.xmpp.roomservice.moving import Moving
+from bridge.adapters.xmpp.roomservice.moving import UNRELATED_TEXT, Moving
 from bridge.adapters.xmpp.roomservice.names import Names
 from bridge.adapters.xmpp.roomservice.occupants import (
     People,
@@ -37,6 +37,7 @@ from bridge.adapters.xmpp.roomservice.occupants import (
 from bridge.adapters.xmpp.roomservice.places import Places
 from bridge.adapters.xmpp.roomservice.telling import Telling
 from bridge.clock import Clock
+from bridge.errors import NotFound
 from bridge.ids import RoomId
 from bridge.ports.chat import (
     ChatListener,
@@ -107,6 +108,7 @@ class RoomService:
             clock=clock,
             limits=limits,
             spawn=spawn,
+            end_unrelated=self._end_unrelated,
         )
         self._unproven: dict[RoomId, tuple[str, Change]] = {}
         """Changes that have been shown, until their fence is back: one in a room at a time."""
@@ -192,7 +194,28 @@ class RoomService:
         if room is not None:
             await self._end(room, session, status=presence.UNREACHABLE)
 
-    async def _end(self, room: ServedRoom, session: Session, *, status: int | None = None) -> None:
+    async def _end_unrelated(self, entered_by: Jid, room_id: RoomId) -> None:
+        """An alias leads to another room now: who is under it in the one before is told so. Where
+        that was upgraded, its sessions move (`moving`)."""
+        for session in self._places.others(entered_by, room_id):
+            room = self._places.at(session.address, session.entered_by)
+            if room is None or room.room_id == room_id:
+                continue
+            try:
+                view = await self._listener.view_room(room.room_id)
+            except NotFound:
+                view = None
+            if view is None or view.info.replacement is None:
+                await self._end(room, session, status=presence.SHUTDOWN, reason=UNRELATED_TEXT)
+
+    async def _end(
+        self,
+        room: ServedRoom,
+        session: Session,
+        *,
+        status: int | None = None,
+        reason: str | None = None,
+    ) -> None:
         """Nothing happens to a client that has entered anew since."""
         async with room.lock:
             if room.sessions.get(session.address) is not session:
@@ -206,7 +229,9 @@ class RoomService:
             gone: list[ET.Element] = []
             if not room.sessions_of(session.address):
                 gone = [presence.departure(s, own, status=status) for s in room.present()]
-            gone.append(presence.departure(session, own, is_self=True, status=status))
+            gone.append(
+                presence.departure(session, own, is_self=True, status=status, reason=reason)
+            )
             await self._telling.send(gone)
 
     def _on_bounce(self, stanza: Stanza) -> None:

@@ -280,3 +280,26 @@ async def test_an_alias_that_leads_nowhere_is_stranded(world: World) -> None:
     ]
     with pytest.raises(NotFound):
         await world.listener.find_room(ALIAS)
+
+
+async def test_whoever_enters_by_an_alias_that_was_moved_shows_that_it_was(world: World) -> None:
+    await world.enter(ROMEO_AT, "Romeo")
+    await world.enter("bob@a.test/z", "Bobby", OLD_ROOM)
+    other = RoomId("!other:m.example")
+    world.listener.room(ScriptedRoom(room_id=other, alias=RoomAlias("#other:m.example")))
+    world.listener.aliases[ALIAS] = other
+    shown = await world.enter(JULIET_AT, "Juliet")
+    assert f"presence unavailable {ROOM}/Romeo > {ROMEO_AT} 110 332" in shown
+    assert f"presence - {ROOM}/Juliet > {JULIET_AT} 100 110" in shown
+    assert await world.stored() == {(OLD, "bob@a.test/z"), (other, JULIET_AT)}
+
+
+async def test_whoever_enters_before_the_others_have_moved_ends_nobody(world: World) -> None:
+    await world.enter(ROMEO_AT, "Romeo")
+    moved = world.upgrade()
+    world.old.replacement = NEW
+    await world.enter(JULIET_AT, "Juliet")
+    assert await world.stored() == {(OLD, ROMEO_AT), (NEW, JULIET_AT)}
+    shown = await world.deliver(moved)
+    assert f"presence - {ROOM}/Romeo > {JULIET_AT}" in shown
+    assert f"presence - {ROOM}/Juliet > {ROMEO_AT}" in shown
