@@ -59,6 +59,7 @@ MAX_SCOUTS = 5
 MAX_VIA = 8
 MAX_PAST = 200
 """Events of the successor that are carried because they were there before us."""
+POWER_LEVELS = "m.room.power_levels"
 OF_TWO = (DIRECT, FORMER, ENCRYPTED)
 WRONG_TEXT = (
     "This room says that it was replaced by {successor}, and that room does not say that it "
@@ -119,7 +120,7 @@ class Following:
     async def deliver(self, item: QueueItem) -> Unit[None]:
         task: FollowRoom = from_tagged((FollowRoom,), item.payload)
         move = await self._moves.find(task.room_id)
-        if move is None or move.successor != task.successor or move.status != move_rows.MOVING:
+        if move is None or move.successor != task.successor or move.status == MOVED:
             return self._noted(item, "superseded", task.successor)
         try:
             await self._check_current(task)
@@ -466,6 +467,9 @@ class Following:
             if event.content.get("membership") in ("leave", "ban"):
                 await self._on_guest_gone(event, UserId(event.state_key))
             return
+        if event.type == POWER_LEVELS and event.state_key == "" and not event.own:
+            await self._say_again(event, move)
+            return
         if event.own or event.state_key is not None or event.redacted:
             return
         outcome = from_event(event.type, event.content, extensible=event.extensible)
@@ -483,6 +487,34 @@ class Following:
         if not await self._say(event.room_id, text, cause, event.trace_id):
             name = f"{event.sender}, about what you wrote in the room before this one: "
             await self._say(last, name + text, cause, event.trace_id)
+
+    async def _say_again(self, silence: RoomEvent, move: Move) -> None:
+        """The old room is closed by new power levels, and every server shows nothing of people
+        without power that reaches it after these: what we said there before we knew, and whoever
+        closed it had not seen, is said in the successor. Once; it may stand behind what is newer.
+        Spec: S2S, soft failure."""
+        room_id = silence.room_id
+        said = {
+            event.event_id: event
+            for event in await self._backend.timeline(
+                room_id, limit=MAX_PAST, before=silence.position
+            )
+            if event.own
+            and event.state_key is None
+            and not event.redacted
+            and not self._notices.is_notice(event.transaction_id)
+        }
+        unseen = await self._backend.unseen_by(silence.event_id, list(said))
+        power = await self._backend.power(room_id)
+        last = await self._moves.room_to_write(move.successor)
+        for event_id in unseen:
+            event = said[event_id]
+            if power.may(event.sender, f"event:{event.type}"):
+                continue
+            try:
+                await self._notices.say_again(event, room_id=last)
+            except (Refused, NotFound, BadInput) as exc:
+                log.warning("not said again", event_id=event_id, reason=exc.reason)
 
     async def _on_guest_gone(self, event: RoomEvent, user_id: UserId) -> None:
         """Whoever leaves the old room and has never come to the new one is no guest any more."""

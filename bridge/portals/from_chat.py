@@ -190,6 +190,7 @@ class FromChat:
 
     async def _send(self, item: QueueItem, message: ChatMessage, room_id: RoomId) -> Unit[None]:
         info = await self._backend.room(room_id)
+        await self._moves.check_open(info)
         ghost = await self._ghosts.ensure(message.sender)
         sent: list[EventId] = []
         parts = split_message(message.message, extensible=info.extensible)

@@ -190,6 +190,7 @@ class InChat:
         self, item: QueueItem, message: ChatMessage, portal: Portal, room_id: RoomId
     ) -> Sequence[EventId]:
         info = await self._backend.room(room_id)
+        await self._moves.check_open(info)
         parts = split_message(message.message, extensible=info.extensible)
         if not parts:
             raise Refused("there is nothing in this message", rule="empty")

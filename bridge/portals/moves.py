@@ -18,7 +18,7 @@ from bridge.errors import BadInput, NotFound, Unavailable
 from bridge.ids import RoomAlias, RoomId, TraceId, UserId, parse_room_id
 from bridge.ports.chat import Replaced
 from bridge.ports.codec import to_tagged
-from bridge.ports.matrix import MatrixBackend, RoomEvent
+from bridge.ports.matrix import MatrixBackend, RoomEvent, RoomInfo
 from bridge.storage import journal, moves, queues
 from bridge.storage.database import Database, Transaction
 from bridge.storage.moves import MOVED, MOVING, REFUSED, Move
@@ -204,6 +204,13 @@ class Moves:
         if move is not None:
             self._hold(move)
         return last
+
+    async def check_open(self, info: RoomInfo) -> None:
+        """The last look before something is said in a room. Unavailable: it has a tombstone of
+        which we may not have been told yet."""
+        if info.replacement is not None:
+            await self.look(info.room_id)
+            await self.room_to_write(info.room_id)
 
     async def check_refusal(self, room_id: RoomId) -> None:
         """A room would not have what was said. Unavailable where it has a successor that may."""

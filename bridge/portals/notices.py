@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from bridge.clock import Clock
-from bridge.content.events import split_message, to_event
+from bridge.content.events import from_event, split_message, to_event
 from bridge.content.model import Message
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import RoomId, TraceId, UserId
@@ -19,7 +19,7 @@ from bridge.ports.chat import (
     RoomInvite,
 )
 from bridge.ports.codec import from_tagged, to_tagged
-from bridge.ports.matrix import MatrixBackend
+from bridge.ports.matrix import MatrixBackend, RoomEvent
 from bridge.storage import ghosts, journal, messages, portals, queues
 from bridge.storage.database import Database, Transaction, Unit
 from bridge.storage.messages import MappedMessage
@@ -82,6 +82,25 @@ class Notices:
             log.warning("could not tell a room", room_id=room_id, reason=exc.reason)
             return False
         return True
+
+    async def say_again(self, event: RoomEvent, *, room_id: RoomId) -> None:
+        """What one of ours has said in another room; the chat side has had it already."""
+        event_type, content = event.type, event.content
+        extensible = (await self._backend.room(room_id)).extensible
+        if event.extensible != extensible:
+            outcome = from_event(event.type, event.content, extensible=event.extensible)
+            if not isinstance(outcome, Message):
+                return
+            event_type, content = to_event(outcome, extensible=extensible)
+        await self._backend.send(
+            room_id=room_id,
+            sender=event.sender,
+            type=event_type,
+            content=content,
+            txn=f"{self._database.epoch}{NOTICE_MARK}again/{event.event_id}",
+            trace=event.trace_id,
+            at_ms=event.origin_server_ts,
+        )
 
     def is_notice(self, transaction_id: str | None) -> bool:
         return transaction_id is not None and transaction_id.startswith(

@@ -248,6 +248,12 @@ class MatrixBackend(Protocol):
         `viewer` (one of our own users), what the room lets them see of its history."""
         ...
 
+    async def unseen_by(
+        self, event_id: EventId, candidates: Sequence[EventId]
+    ) -> Sequence[EventId]:
+        """Of events of one room those that whoever sent `event_id` did not have, in order."""
+        ...
+
     async def resolve_alias(self, alias: RoomAlias) -> tuple[RoomId, Sequence[ServerName]]:
         """Asks the alias' server where it is not ours. NotFound, Unavailable."""
         ...

@@ -26,6 +26,8 @@ from bridge.storage.invites import InviteRow
 MAX_MEMBERS = 200_000
 MAX_TIMELINE = 1_000
 MAX_REMEMBERED = 1_000
+MAX_LOOKED_BACK = 2_000
+"""Events of the graph between an event and what it may not have seen."""
 MAX_DIRECT_MEMBERS = 20
 """A room with more member events is no direct chat, whatever an invite said."""
 
@@ -228,6 +230,29 @@ class RoomQueries:
             if (one := known.get(row.event.event_id)) is not None
             and await may_read(self._states, one, viewer, is_joined=is_joined)
         ]
+
+    async def unseen_by(self, event_id: EventId, candidates: Sequence[EventId]) -> list[EventId]:
+        """Of events of the same room those that are not in the past of this one: whoever sent it
+        did not have them. None where looking that far back is too much."""
+        known = await self._states.events([event_id, *candidates])
+        there = [one for one in candidates if one in known]
+        if event_id not in known or not there:
+            return []
+        floor = min(known[one].pdu.depth for one in there)
+        seen: set[EventId] = set()
+        edge = {event_id}
+        while edge:
+            if len(seen) > MAX_LOOKED_BACK:
+                return []
+            seen |= edge
+            found = await self._states.events(sorted(edge))
+            edge = {
+                before
+                for one in found.values()
+                if one.pdu.depth > floor
+                for before in one.pdu.prev_events
+            } - seen
+        return [one for one in there if one not in seen]
 
     async def streamed(self, event_ids: Sequence[EventId]) -> dict[EventId, TimelineEvent]:
         """Events of the arrival order; those of purged rooms are missing."""

@@ -129,6 +129,26 @@ async def test_what_is_said_for_the_old_room_meanwhile_reaches_the_successor_onc
     assert await world.bodies(successor, ghost) == ["meanwhile"]
 
 
+async def test_what_has_crossed_the_upgrade_is_said_again_where_people_are(world: World) -> None:
+    room_id = await garden(world)
+    await world.chat.say(JULIET, "earlier", to=room_id)
+    await world.settle()
+    successor = await upgrade(world, room_id)
+    await world.state(room_id, "m.room.power_levels", {"users": {}, "events_default": 50})
+    # We have not heard of it when she speaks, and what she says comes too late.
+    await world.chat.say(JULIET, "crossing", to=room_id, stanza_id="x1")
+    await world.work_off()
+    for _ in range(4):
+        await world.later(2)
+    ghost = world.ghost(JULIET)
+    assert await world.bodies(room_id, ghost) == ["earlier"]
+    assert await world.bodies(successor, ghost) == ["crossing"]
+    assert shown(world).count("crossing") == 1
+    await world.chat.say(JULIET, "after", to=successor)
+    await world.tell_again()
+    assert await world.bodies(successor, ghost) == ["crossing", "after"]
+
+
 async def test_what_is_said_in_the_old_room_afterwards_is_not_carried(world: World) -> None:
     room_id = await garden(world)
     await upgrade(world, room_id)

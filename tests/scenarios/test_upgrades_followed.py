@@ -8,6 +8,7 @@ import json
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import pytest_asyncio
@@ -18,7 +19,8 @@ from bridge.demo.people import MatrixPerson, Muc, Stanza, XmppPerson
 from bridge.demo.people.stanza import MUC_USER, STANZAS, client_tag
 from bridge.demo.servers import CertificateAuthority, Prosody, Synapse
 from bridge.errors import Refused
-from tests.support.chats import ARRIVAL_S, ask_in_room, bodies, said_in
+from bridge.identity import localparts
+from tests.support.chats import ARRIVAL_S, ask_in_room, bodies, open_bot_chat, said_in
 from tests.support.gateway import Gateway
 from tests.support.servers import MakeMatrixPerson, MakeXmppPerson
 
@@ -239,7 +241,7 @@ async def test_a_tombstone_that_leads_to_a_strange_room_moves_nobody(scene: Scen
         what="a word about the tombstone",
         timeout_s=FOLLOW_S,
     )
-    assert _move_status(gateway, scene.room_id) == "refused"
+    await until(lambda: _move_status(gateway, scene.room_id) == "refused")
     ghost = gateway.ghost(juliet.address)
     await gateway.see_membership(ghost, trap, "leave")
     await alice.see_membership(trap, ghost, "leave")
@@ -323,7 +325,8 @@ async def test_a_plumbed_room_is_followed_while_everybody_talks_on(
         await romeo.person.hear("on 4", sender=chat, timeout_s=FOLLOW_S)
         await asyncio.sleep(1.0)
         is_over.set()
-    await alice.hear(ups[-1], room=successor, timeout_s=FOLLOW_S)
+    for up in ups:
+        await alice.hear(up, timeout_s=FOLLOW_S)
 
     # What came before the tombstone went out, and everything in the successor: once, in order.
     past = [
@@ -352,11 +355,50 @@ async def test_a_plumbed_room_is_followed_while_everybody_talks_on(
         for body in bodies(list(alice.transcript), room)
         if body.startswith("up ")
     ]
-    assert arrived == ups
+    # What crossed the upgrade on its way is said again in the successor, behind what is newer.
+    assert sorted(arrived, key=ups.index) == ups
+    again = gateway.query(
+        "SELECT count(*) FROM local_transactions WHERE transaction_id LIKE ?", "%.note.again/%"
+    )
+    assert len([a for a, b in pairwise(arrived) if ups.index(a) > ups.index(b)]) <= again[0][0]
     # She never left the chat, and the successor says what it is bridged to.
     gone = [s for s in romeo.person.transcript.since(start) if s.type == "unavailable"]
     assert not gone
     assert [t for t, _ in await alice.state(successor) if t == "uk.half-shot.bridge"]
+
+
+async def test_the_room_of_a_muc_is_upgraded_by_command_and_followed(
+    scene: Scene, prosody_pair: tuple[Prosody, Prosody]
+) -> None:
+    gateway, alice = scene.gateway, scene.alice
+    label = scene.room.partition("%")[0].rpartition("-")[2]
+    romeo = Muc(scene.juliet, f"coven-{label}@{prosody_pair[0].muc_domain}")
+    await romeo.enter("Romeo")
+    alias = localparts.alias_for(romeo.address, gateway.server_name)
+    room_id = await alice.join(alias)
+    await romeo.see_arrive("Alice", timeout_s=ARRIVAL_S)
+    romeo.say("good evening")
+    await alice.hear("good evening", room=room_id, timeout_s=ARRIVAL_S)
+    start = romeo.person.position
+
+    bot_room = await open_bot_chat(alice, gateway)
+    await ask_in_room(alice, gateway, bot_room, f"upgrade {room_id} 11", expect="!")
+    tombstone = await alice.wait_for(
+        lambda seen: seen.room_id == room_id and seen.type == "m.room.tombstone",
+        what="the tombstone",
+    )
+    successor = str(tombstone.content["replacement_room"])
+    await until(lambda: _move_status(gateway, room_id) == "moved")
+    romeo.say("is anybody here?")
+    assert await alice.join(alias) == successor
+    await alice.say(successor, "I am")
+    heard = await romeo.person.hear("I am", sender=romeo.address, timeout_s=ARRIVAL_S)
+    assert heard.nickname == "Alice"
+    romeo.say("so am I")
+    await alice.hear("so am I", room=successor, timeout_s=ARRIVAL_S)
+    said = [event["content"].get("body") for event in await alice.messages(successor)]
+    assert said.count("is anybody here?") == 1
+    assert not [s for s in romeo.person.transcript.since(start) if s.type == "unavailable"]
 
 
 def _move_status(gateway: Gateway, room_id: str) -> str | None:

@@ -276,6 +276,11 @@ class NativeBackend:
         )
         return [to_room_event(one, self._server_name) for one in found if one.applies]
 
+    async def unseen_by(
+        self, event_id: EventId, candidates: Sequence[EventId]
+    ) -> Sequence[EventId]:
+        return await self._rooms.queries.unseen_by(event_id, candidates)
+
     # --- names ------------------------------------------------------------------------------
 
     async def resolve_alias(self, alias: RoomAlias) -> tuple[RoomId, Sequence[ServerName]]:
