@@ -31,14 +31,14 @@ from bridge.portals import bridge_info
 from bridge.portals.chats import Chats
 from bridge.portals.directory import Directory, direct_lane, room_lane
 from bridge.portals.ghosts import Ghosts
-from bridge.portals.moves import MAX_CHAIN, TOMBSTONE, FollowRoom, Moves
+from bridge.portals.moves import MAX_CHAIN, TOMBSTONE, FollowRoom, Moves, SayAgain, follow_lane
 from bridge.portals.notices import Notices
 from bridge.ports.chat import GuestEnter, GuestLeave, RoomMoved, RoomNotice
-from bridge.ports.codec import from_tagged, to_tagged
+from bridge.ports.codec import from_json, to_tagged
 from bridge.ports.matrix import MatrixBackend, RoomEvent
+from bridge.storage import messages, queues
 from bridge.storage import moves as move_rows
 from bridge.storage import portals as portal_rows
-from bridge.storage import queues
 from bridge.storage.database import Database, Transaction, Unit
 from bridge.storage.moves import MOVED, REFUSED, Move
 from bridge.storage.portals import (
@@ -57,6 +57,10 @@ log = get_logger(__name__)
 MAX_SCOUTS = 5
 """Of ours who try to enter a successor first: where these may not, an invite is needed."""
 MAX_VIA = 8
+MAX_AGAIN = 50
+MAX_TIMELINE = 1_000
+SETTLE_S = 3.0
+"""By then a server has made up its mind about what it was sent."""
 MAX_PAST = 200
 """Events of the successor that are carried because they were there before us."""
 POWER_LEVELS = "m.room.power_levels"
@@ -85,7 +89,13 @@ class _NotFollowed(Refused):
 
 
 def is_follow(item: QueueItem) -> bool:
-    return item.payload.get("kind") == FollowRoom.__name__
+    return item.payload.get("kind") in (FollowRoom.__name__, SayAgain.__name__)
+
+
+def _task(item: QueueItem) -> FollowRoom | SayAgain:
+    if item.payload.get("kind") == SayAgain.__name__:
+        return from_json(SayAgain, item.payload)
+    return from_json(FollowRoom, item.payload)
 
 
 class Following:
@@ -118,7 +128,9 @@ class Following:
         self._carry = carry
 
     async def deliver(self, item: QueueItem) -> Unit[None]:
-        task: FollowRoom = from_tagged((FollowRoom,), item.payload)
+        task = _task(item)
+        if isinstance(task, SayAgain):
+            return await self._say_again(item, task)
         move = await self._moves.find(task.room_id)
         if move is None or move.successor != task.successor or move.status == MOVED:
             return self._noted(item, "superseded", task.successor)
@@ -410,12 +422,16 @@ class Following:
     # --- words ----------------------------------------------------------------------------------
 
     async def on_waiting(self, item: QueueItem) -> None:
-        task: FollowRoom = from_tagged((FollowRoom,), item.payload)
+        task = _task(item)
+        if isinstance(task, SayAgain):
+            return
         reason = item.reason or "not yet"
         await self._tell(task, WAITING_TEXT, "waiting", item.trace_id, reason=reason)
 
     async def on_parked(self, item: QueueItem, reason: str) -> Unit[None]:
-        task: FollowRoom = from_tagged((FollowRoom,), item.payload)
+        task = _task(item)
+        if isinstance(task, SayAgain):
+            return self._noted(item, "not said again", reason)
         await self._tell(task, GIVEN_UP_TEXT, "given-up", item.trace_id, reason=reason)
         return self._finish(item, task, REFUSED, "given up", reason)
 
@@ -468,7 +484,7 @@ class Following:
                 await self._on_guest_gone(event, UserId(event.state_key))
             return
         if event.type == POWER_LEVELS and event.state_key == "" and not event.own:
-            await self._say_again(event, move)
+            await self._on_silence(event)
             return
         if event.own or event.state_key is not None or event.redacted:
             return
@@ -483,19 +499,26 @@ class Following:
         text = LEFT_BEHIND_TEXT.format(
             successor=await self._moves.name(last), whom=_whom(portals[0])
         )
-        cause = f"left-behind/{event.event_id}"
-        if not await self._say(event.room_id, text, cause, event.trace_id):
-            name = f"{event.sender}, about what you wrote in the room before this one: "
-            await self._say(last, name + text, cause, event.trace_id)
+        # Rather where the others are: what we said in the old room would hide from us what its
+        # servers still show (`_say_again`).
+        name = f"{event.sender}, about what you wrote in the room before this one: "
+        words = {last: name + text, event.room_id: text}
+        member = await self._backend.member(last, event.sender)
+        is_there = member is not None and member.membership == "join"
+        for room_id in words if is_there else reversed(words):
+            if await self._say(
+                room_id, words[room_id], f"left-behind/{event.event_id}", event.trace_id
+            ):
+                return
 
-    async def _say_again(self, silence: RoomEvent, move: Move) -> None:
-        """The old room is closed by new power levels, and every server shows nothing of people
-        without power that reaches it after these: what we said there before we knew, and whoever
-        closed it had not seen, is said in the successor. Once; it may stand behind what is newer.
+    async def _on_silence(self, silence: RoomEvent) -> None:
+        """The old room is closed by new power levels. What we said there before we knew may reach
+        servers that show nothing more of whoever has no power now: they are asked, a little later.
         Spec: S2S, soft failure."""
         room_id = silence.room_id
-        said = {
-            event.event_id: event
+        power = await self._backend.power(room_id)
+        said = [
+            event.event_id
             for event in await self._backend.timeline(
                 room_id, limit=MAX_PAST, before=silence.position
             )
@@ -503,18 +526,54 @@ class Following:
             and event.state_key is None
             and not event.redacted
             and not self._notices.is_notice(event.transaction_id)
+            and not power.may(event.sender, f"event:{event.type}")
+        ]
+        if not said:
+            return
+        task = SayAgain(
+            room_id=room_id, server=server_of(silence.sender), event_ids=tuple(said[-MAX_AGAIN:])
+        )
+        now_ms = self._clock.now_ms()
+        await self._database.write(
+            lambda tx: queues.put_inbox(
+                tx,
+                lane=follow_lane(self._adapter, room_id),
+                adapter=self._adapter,
+                source=f"{self._adapter}:follow",
+                source_id=f"again/{silence.event_id}",
+                payload=to_tagged(task),
+                trace_id=silence.trace_id,
+                now_ms=now_ms,
+            )
+        )
+
+    async def _say_again(self, item: QueueItem, task: SayAgain) -> Unit[None]:
+        """In the successor, once; it may stand behind what is newer."""
+        age_s = (self._clock.now_ms() - item.created_ms) / 1000
+        if age_s < SETTLE_S:
+            raise Unavailable("it may be on its way", retry_after_s=SETTLE_S - age_s)
+        said = {
+            event.event_id: event
+            for event in await self._backend.timeline(task.room_id, limit=MAX_TIMELINE)
+            if event.event_id in task.event_ids
         }
-        unseen = await self._backend.unseen_by(silence.event_id, list(said))
-        power = await self._backend.power(room_id)
-        last = await self._moves.room_to_write(move.successor)
+        taken = await self._database.read(
+            lambda tx: [one for one in said if messages.is_accepted(tx, one)]
+        )
+        if len(taken) < len(said):
+            raise Unavailable("not all that was said there is at their server yet")
+        if not said:
+            return self._noted(item, "nothing to say again", task.room_id)
+        unseen = await self._backend.unseen_at(
+            task.server,
+            room_id=task.room_id,
+            user_id=next(iter(said.values())).sender,
+            candidates=list(said),
+        )
+        last = await self._moves.room_to_write(task.room_id)
         for event_id in unseen:
-            event = said[event_id]
-            if power.may(event.sender, f"event:{event.type}"):
-                continue
-            try:
-                await self._notices.say_again(event, room_id=last)
-            except (Refused, NotFound, BadInput) as exc:
-                log.warning("not said again", event_id=event_id, reason=exc.reason)
+            await self._notices.say_again(said[event_id], room_id=last)
+        return self._noted(item, "said again", " ".join(unseen))
 
     async def _on_guest_gone(self, event: RoomEvent, user_id: UserId) -> None:
         """Whoever leaves the old room and has never come to the new one is no guest any more."""

@@ -15,7 +15,15 @@ from typing import Any
 
 from bridge.clock import Clock
 from bridge.errors import BadInput, NotFound, Unavailable
-from bridge.ids import RoomAlias, RoomId, TraceId, UserId, parse_room_id
+from bridge.ids import (
+    EventId,
+    RoomAlias,
+    RoomId,
+    ServerName,
+    TraceId,
+    UserId,
+    parse_room_id,
+)
 from bridge.ports.chat import Replaced
 from bridge.ports.codec import to_tagged
 from bridge.ports.matrix import MatrixBackend, RoomEvent, RoomInfo
@@ -43,6 +51,16 @@ class FollowRoom:
     sender: UserId
     alias: RoomAlias | None
     """The room's own by then; a moment later it may be the successor's, or nobody's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SayAgain:
+    """An inbox row: what we said in an upgraded room that may have come too late for its people."""
+
+    room_id: RoomId
+    server: ServerName
+    """Whose user closed the room."""
+    event_ids: tuple[EventId, ...]
 
 
 def follow_lane(adapter: str, room_id: RoomId) -> str:

@@ -248,10 +248,16 @@ class MatrixBackend(Protocol):
         `viewer` (one of our own users), what the room lets them see of its history."""
         ...
 
-    async def unseen_by(
-        self, event_id: EventId, candidates: Sequence[EventId]
+    async def unseen_at(
+        self,
+        server: ServerName,
+        *,
+        room_id: RoomId,
+        user_id: UserId,
+        candidates: Sequence[EventId],
     ) -> Sequence[EventId]:
-        """Of events of one room those that whoever sent `event_id` did not have, in order."""
+        """Of events of a room those that a server of it shows nobody, though it may have them, in
+        order. `user_id`: one of ours in the room. Unavailable while that cannot be told."""
         ...
 
     async def resolve_alias(self, alias: RoomAlias) -> tuple[RoomId, Sequence[ServerName]]:

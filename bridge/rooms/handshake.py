@@ -21,7 +21,7 @@ from bridge.clock import Clock
 from bridge.engine.build import Draft, chosen_event_id, complete
 from bridge.engine.canonical import JsonObject
 from bridge.engine.keys import SigningKey
-from bridge.engine.pdu import Pdu
+from bridge.engine.pdu import Pdu, linked_ids
 from bridge.engine.receipt import Verdict, judge
 from bridge.engine.signing import check_pdu_signature, signatures_of
 from bridge.engine.state import CREATE, MEMBER
@@ -431,6 +431,14 @@ class Handshake:
         leave = self._complete(template, content, version)
         await self._peers.send_leave(peer, room_id, leave.event_id, leave.wire())
         return leave
+
+    async def heads_at(
+        self, peer: ServerName, *, user_id: UserId, room_id: RoomId
+    ) -> list[EventId]:
+        """The events on which a peer would build now: what it shows is these and their past. Asked
+        by a template for leaving, which nobody sends. Spec: S2S, GET /make_leave."""
+        _, template = await self._peers.make_leave(peer, room_id, user_id)
+        return linked_ids(template.get("prev_events"))
 
     # --- invite -----------------------------------------------------------------------------
 

@@ -231,16 +231,18 @@ class RoomQueries:
             and await may_read(self._states, one, viewer, is_joined=is_joined)
         ]
 
-    async def unseen_by(self, event_id: EventId, candidates: Sequence[EventId]) -> list[EventId]:
-        """Of events of the same room those that are not in the past of this one: whoever sent it
-        did not have them. None where looking that far back is too much."""
-        known = await self._states.events([event_id, *candidates])
+    async def outside_past(
+        self, heads: Sequence[EventId], candidates: Sequence[EventId]
+    ) -> list[EventId]:
+        """Of events of a room those that are neither one of these heads nor in their past. None
+        where looking that far back is too much. `NotFound`: a head that we do not have."""
+        known = await self._states.events([*heads, *candidates])
         there = [one for one in candidates if one in known]
-        if event_id not in known or not there:
-            return []
-        floor = min(known[one].pdu.depth for one in there)
+        if any(head not in known for head in heads):
+            raise NotFound("not every head is here")
+        floor = min((known[one].pdu.depth for one in there), default=0)
         seen: set[EventId] = set()
-        edge = {event_id}
+        edge = set(heads)
         while edge:
             if len(seen) > MAX_LOOKED_BACK:
                 return []

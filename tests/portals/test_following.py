@@ -416,9 +416,14 @@ async def test_who_writes_in_the_old_room_afterwards_learns_where_it_goes_on(
     await world.say(room_id, "hello?")
     await world.later(2)
     assert "hello?" not in posts(world)
+    told = (await world.bodies(successor, BOT))[-1]
+    assert ALICE in told
+    assert TEA in told
+    # Where somebody has not come along, they are told where they are.
+    await world.say(room_id, "and me?", "bob")
+    await world.later(2)
     told = (await world.bodies(room_id, BOT))[-1]
     assert successor in told
-    assert TEA in told
 
 
 async def test_an_end_in_the_middle_of_it_is_made_good(

@@ -16,7 +16,7 @@ from bridge.backends.native.values import (
 from bridge.clock import Clock
 from bridge.engine.state import MEMBER
 from bridge.engine.versions import get_creatable, get_version
-from bridge.errors import BadInput, NotFound, Refused
+from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import (
     EventId,
     RoomAlias,
@@ -276,10 +276,19 @@ class NativeBackend:
         )
         return [to_room_event(one, self._server_name) for one in found if one.applies]
 
-    async def unseen_by(
-        self, event_id: EventId, candidates: Sequence[EventId]
+    async def unseen_at(
+        self,
+        server: ServerName,
+        *,
+        room_id: RoomId,
+        user_id: UserId,
+        candidates: Sequence[EventId],
     ) -> Sequence[EventId]:
-        return await self._rooms.queries.unseen_by(event_id, candidates)
+        heads = await self._rooms.handshake.heads_at(server, user_id=user_id, room_id=room_id)
+        try:
+            return await self._rooms.queries.outside_past(heads, candidates)
+        except NotFound as exc:
+            raise Unavailable(exc.reason) from exc
 
     # --- names ------------------------------------------------------------------------------
 
