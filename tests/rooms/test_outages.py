@@ -125,7 +125,11 @@ async def test_a_broken_row_does_not_stand_in_the_rooms_way(
             raise RuntimeError("unforeseen")
         return await accept(room, pdu, **more)
 
+    async def fail_together(room: Any, queued: Any) -> int:
+        raise RuntimeError("unforeseen")
+
     monkeypatch.setattr(acceptor, "accept", fail)
+    monkeypatch.setattr(acceptor, "accept_group", fail_together)
     answer: Any = await network.hand_over(there.name, here.name, [bad.wire(), good.wire()])
     assert answer == {bad.event_id: {}, good.event_id: {}}
     assert await heard(here, room_id) == ["good"]
