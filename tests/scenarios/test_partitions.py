@@ -191,17 +191,29 @@ async def compare(those: Party, last: EventId, log: Lines) -> Findings:
             found.add(f"{event_id} is not with {name}: {seen}")
         await compare_views(those, event_id, seen, rules, found)
     for name, view in views.items():
-        compare_redactions(name, view, found)
+        is_ours = isinstance(those.member(name), OurMember)
+        compare_redactions(view, found, name=name, is_ours=is_ours)
     return found
 
 
-def compare_redactions(name: ServerName, views: Mapping[EventId, View], found: Findings) -> None:
-    """On each server an event is redacted if, and only if, a redaction of it is shown there."""
+def compare_redactions(
+    views: Mapping[EventId, View], found: Findings, *, name: ServerName, is_ours: bool
+) -> None:
+    """On each server an event is redacted if, and only if, a redaction of it is shown there.
+
+    A Synapse also applies redactions that it soft-failed, and shows them to nobody.
+    """
+    applied = {SHOWN} if is_ours else {SHOWN, SOFT_FAILED}
     wanted = {view.redacts for view in views.values() if view.verdict == SHOWN}
+    allowed = {view.redacts for view in views.values() if view.verdict in applied}
     for event_id, view in views.items():
-        if view.verdict == SHOWN and view.redacted != (event_id in wanted):
-            those = {key: one for key, one in views.items() if one.redacts == event_id}
-            found.add(f"{event_id} is {view} on {name}; its redactions: {those}")
+        if view.verdict != SHOWN:
+            continue
+        if view.redacted and event_id not in allowed:
+            by = {key: one for key, one in views.items() if one.redacts == event_id}
+            found.add(f"{event_id} is redacted on {name} and that is not shown: {by}")
+        if event_id in wanted and not view.redacted:
+            found.add(f"{event_id} is not redacted on {name}, its redaction is shown")
 
 
 async def compare_states(those: Party, last: EventId, found: Findings) -> None:
