@@ -72,7 +72,9 @@ class Acceptor:
 
         async def attempt() -> Decision:
             room = await self._states.joined_room(room_id)
-            there, historic, redacted_by = await self._database.read(partial(_look_up, pdu=pdu))
+            there, historic, late, redacted_by = await self._database.read(
+                partial(_look_up, pdu=pdu)
+            )
             if there is not None and pdu.version.event_format.named_by_sender:
                 # Between `verify` and the room's lane another event may have taken the name.
                 check_name(pdu, {pdu.event_id: to_known(there, pdu.version).pdu})
@@ -96,11 +98,16 @@ class Acceptor:
                 rule=decision.rule or None,
                 outgoing=outgoing,
                 historic=historic,
+                # What it said is news; what it changed is in the state already.
+                late=late,
+                untold=late and pdu.state_key is not None,
                 promoted=there is not None,
                 redacted_by=redacted_by,
             )
             if before is not None:
                 plan.also.append(_note_gaps(room_id, pdu))
+            elif late:
+                plan.also.append(lambda tx: room_rows.close_gap(tx, room_id, pdu.event_id))
             outcome = _outcome(STORED_VERDICT[decision.verdict], decision.rule)
             await self._appender.commit(plan, outcomes=[(pdu.event_id, outcome)] if queued else ())
             return decision
@@ -289,11 +296,16 @@ class Acceptor:
         await self._database.write(unit)
 
 
-def _look_up(tx: Transaction, pdu: Pdu) -> tuple[event_rows.EventRow | None, bool, EventId | None]:
-    """The event as it is stored, whether something after it is known already, its redaction."""
+def _look_up(
+    tx: Transaction, pdu: Pdu
+) -> tuple[event_rows.EventRow | None, bool, bool, EventId | None]:
+    """The event as it is stored, whether something after it is known already, whether it was noted
+    as missing there, its redaction."""
     there = event_rows.find(tx, [pdu.event_id]).get(pdu.event_id)
     redactions = event_rows.find_redactions(tx, pdu.room_id, {pdu.event_id: pdu.sender_server})
-    return there, event_rows.has_children(tx, pdu.event_id), redactions.get(pdu.event_id)
+    historic = event_rows.has_children(tx, pdu.event_id)
+    late = historic and room_rows.is_gap(tx, pdu.room_id, pdu.event_id)
+    return there, historic, late, redactions.get(pdu.event_id)
 
 
 def _look_up_all(

@@ -198,6 +198,7 @@ class Appender:
         historic: bool = False,
         shown: bool = False,
         untold: bool = False,
+        late: bool = False,
         promoted: bool = False,
         redacted_by: EventId | None = None,
     ) -> None:
@@ -205,8 +206,9 @@ class Appender:
 
         `historic`: something after it is known already, so that it changes neither the extremities
         nor the current state, and has no place in the arrival order. `shown`: it has one
-        nevertheless, where `untold` as history, not as new. `redacted_by`: a stored redaction that
-        takes effect on it.
+        nevertheless, where `untold` as history, not as new; so it has if it comes `late`, what
+        came after it having been entered on a state that a peer gave. `redacted_by`: a stored
+        redaction that takes effect on it.
         """
         accepted = verdict == event_rows.ACCEPTED
         addition = Addition(
@@ -215,7 +217,7 @@ class Appender:
             rule=rule,
             before=before,
             outgoing=outgoing,
-            streamed=accepted and (shown or not historic),
+            streamed=accepted and (shown or late or not historic),
             untold=untold,
             promoted=promoted,
             trace_id=trace_id,

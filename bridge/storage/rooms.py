@@ -303,6 +303,11 @@ def add_gaps(tx: Transaction, room_id: RoomId, missing: Iterable[EventId]) -> No
         tx.execute(insert(gaps), rows)
 
 
+def is_gap(tx: Transaction, room_id: RoomId, event_id: EventId) -> bool:
+    query = select(gaps.c.event_id).where(gaps.c.room_id == room_id, gaps.c.event_id == event_id)
+    return tx.execute(query).first() is not None
+
+
 def close_gap(tx: Transaction, room_id: RoomId, event_id: EventId) -> None:
     tx.execute(delete(gaps).where(gaps.c.room_id == room_id, gaps.c.event_id == event_id))
 

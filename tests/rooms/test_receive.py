@@ -205,6 +205,25 @@ async def test_a_gap_that_nobody_fills_is_closed_by_the_state(network: Network) 
     assert "state_ids" in [endpoint for endpoint, _, _ in network.requests]
 
 
+async def test_what_comes_after_its_gap_was_closed_by_the_state_is_heard_late(
+    network: Network,
+) -> None:
+    here, there, room_id = await two_in_a_room(network)
+    network.lose_pdu = lambda peer, pdu: True
+    late = [await say(here, room_id, "maker", text) for text in ("one", "two", "three")]
+    await network.deliver()
+    network.lose_pdu = lambda peer, pdu: False
+    network.tamper = lambda endpoint, answer: [] if endpoint == "get_missing_events" else answer
+    await say(here, room_id, "maker", "last")
+    await network.deliver()
+    assert await heard(there, room_id) == ["three", "last"]
+    pdus = [await here.rooms.answers.event(there.name, event_id) for event_id in late]
+    await network.hand_over(here.name, there.name, pdus)
+    assert await heard(there, room_id) == ["three", "last", "one", "two"]
+    told = (await there.backend.timeline(room_id, limit=10))[-1]
+    assert told.content["body"] == "two"
+
+
 async def test_a_gap_is_filled_by_another_server(network: Network) -> None:
     here, there, room_id = await two_in_a_room(network)
     third = await network.add("third.example")
