@@ -12,6 +12,7 @@ import pytest
 
 from bridge.adapters.xmpp.addresses import AddressBook, Room
 from bridge.adapters.xmpp.config import XmppLimits
+from bridge.adapters.xmpp.inbound import Stanza
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.roomservice.occupants import (
     MAX_WAITING,
@@ -137,11 +138,21 @@ async def test_a_kick_is_shown_again_when_its_fence_was_lost_and_then_ends_the_s
     with pytest.raises(Unavailable):
         await world.deliver(kick)
     assert [brief(xml) for xml in world.wire.take()] == [shown]
+    # They know by now, and the room treats them so.
+    said = incoming(
+        f"<message type='groupchat' from='romeo@a.test/x' to='{ROOM}'><body>hey!</body></message>"
+    )
+    await world.rooms.on_message(said, _accept_nothing)
+    assert brief(world.wire.take()[0]).endswith("not-acceptable")
     assert await world.deliver(kick) == [shown]
     assert await world.deliver(kick) == []
     assert world.rooms.remembered() == []
     assert await world.database.read(sessions.list_all) == []
     assert await world.database.read(lambda tx: nicknames.find(tx, ROOM_ID, ROMEO)) is None
+
+
+async def _accept_nothing(stanza: Stanza, room_id: RoomId) -> None:
+    raise AssertionError(f"taken into {room_id}")
 
 
 async def test_an_old_departure_does_not_end_a_session_that_came_after_it(world: World) -> None:

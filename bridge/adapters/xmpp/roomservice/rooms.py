@@ -253,7 +253,7 @@ class RoomService:
         if reason is not None:
             return  # the adapter has passed it on
         found = self._places.find(stanza.sender, stanza.to.bare)
-        if found is None:
+        if found is None or found[1].is_removed:  # They may have seen it before its fence is back.
             await self._refuse(stanza, "not-acceptable", "You are not in this room.")
         elif stanza.type != "groupchat":
             flaw = inbound.unreadable(stanza)
