@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 from bridge.engine.pdu import Pdu
@@ -96,12 +95,23 @@ class PowerLevels:
             return INFINITE
         if not self.has_event:
             return 100 if user_id in self.creators else 0
-        return self._level(_object(self.content, "users"), user_id, self.users_default)
+        value = _object(self.content, "users").get(user_id)
+        if type(value) is int:
+            return value
+        level = read_level(value, integers_only=self.integer_levels)
+        return self.users_default if level is None else level
 
     def event(self, event_type: str, *, is_state: bool) -> int:
         """The level required to send this type."""
-        default = self.named("state_default" if is_state else "events_default")
-        return self._level(_object(self.content, "events"), event_type, default)
+        value = _object(self.content, "events").get(event_type)
+        if type(value) is int:
+            return value
+        level = read_level(value, integers_only=self.integer_levels)
+        return (
+            self.named("state_default" if is_state else "events_default")
+            if level is None
+            else level
+        )
 
     def named(self, name: str) -> int:
         """One of the levels of the top level, such as `ban`, or its default."""
@@ -157,16 +167,28 @@ class PowerLevels:
         return default if level is None else level
 
 
-@lru_cache(maxsize=256)
+_recent: dict[tuple[int, int], tuple[Pdu | None, Pdu | None, PowerLevels]] = {}
+_MAX_RECENT = 256
+
+
 def _power_levels(power_levels: Pdu | None, create: Pdu | None) -> PowerLevels:
-    """The same two events decide about most of what comes after them."""
-    return PowerLevels(
+    """The same two events decide about most of what comes after them. They are told by identity:
+    comparing large contents would cost more than reading them again."""
+    found = _recent.get((id(power_levels), id(create)))
+    if found is not None:
+        return found[2]
+    levels = PowerLevels(
         content={} if power_levels is None else power_levels.content,
         creators=frozenset() if create is None else creators_of(create),
         privileged_creators=create is not None and create.version.auth.privileged_creators,
         has_event=power_levels is not None,
         integer_levels=power_levels is None or power_levels.version.auth.integer_levels,
     )
+    if len(_recent) >= _MAX_RECENT:
+        _recent.clear()
+    # Kept with the events, so that nothing else gets their identity.
+    _recent[id(power_levels), id(create)] = power_levels, create, levels
+    return levels
 
 
 def _object(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

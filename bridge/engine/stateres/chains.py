@@ -32,10 +32,9 @@ class EventPool:
         """Fetch what is not known yet, in one batch."""
         # Not by subtracting sets: that would look through all that is known, for each step.
         known, asked = self._known, self._asked
-        missing = frozenset(
-            event_id for event_id in event_ids if event_id not in known and event_id not in asked
-        )
-        if missing:
+        unknown = [one for one in event_ids if one not in known and one not in asked]
+        if unknown:
+            missing = frozenset(unknown)
             self._asked |= missing
             self._known.update((yield missing))
 

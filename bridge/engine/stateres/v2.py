@@ -50,7 +50,13 @@ def resolve(
     rest = full - frozenset(first)
     second = yield from sort_by_mainline(pool, rest, power_levels=state.get(POWER_LEVELS))  # 3
     yield from _check_in_turn(pool, second, state)  # 4
-    return {**state, **unconflicted}  # 5
+    result = dict(unconflicted)  # 5
+    for event_id in full:
+        event = pool.find(event_id)
+        key = None if event is None else event.key
+        if key is not None and key in state and key not in unconflicted:
+            result[key] = state[key]
+    return result
 
 
 def separate(
@@ -62,17 +68,22 @@ def separate(
     """
     if not state_maps:
         return {}, []
-    unconflicted = dict(state_maps[0])
+    first = state_maps[0]
+    unconflicted = first.copy() if isinstance(first, dict) else dict(first.items())
+    dropped: list[StateKey] = []
     for other in state_maps[1:]:
-        find = other.get
-        unconflicted = {key: one for key, one in unconflicted.items() if find(key) == one}
-    conflicted = [
-        # Most often nothing is: then nothing is looked through.
-        frozenset(one for key, one in state.items() if key not in unconflicted)
-        if len(state) > len(unconflicted)
-        else frozenset()
-        for state in state_maps
-    ]
+        there = map(other.get, unconflicted)
+        pairs = zip(unconflicted.items(), there, strict=True)
+        differing = [key for (key, one), two in pairs if one != two]
+        for key in differing:
+            del unconflicted[key]
+        dropped += differing
+    conflicted: list[frozenset[EventId]] = []
+    for state in state_maps:
+        keys = [key for key in dropped if key in state]
+        if len(state) > len(unconflicted) + len(keys):  # It has some that the first lacks.
+            keys += [key for key in state if key not in first]
+        conflicted.append(frozenset(state[key] for key in keys))
     return unconflicted, conflicted if any(conflicted) else []
 
 
@@ -91,7 +102,8 @@ def _full_conflicted_set(
     reached = frozenset[EventId]().union(*chains)
     difference = reached - chains[0].intersection(*chains[1:]) - state_events
     # What the unconflicted state rests on is in every chain, and so in no difference.
-    difference -= frozenset(unconflicted.values())
+    if difference:
+        difference = difference.difference(unconflicted.values())
     if difference:
         difference -= yield from pool.closure(unconflicted.values())
     full = difference | state_events
@@ -147,16 +159,19 @@ def _auth_state(pool: EventPool, event: Pdu, state: StateMap) -> Fetching[dict[S
     """What the rules look at: from the state, else from the event's own auth events."""
     keys = auth_state_keys(event.type, event.sender, event.state_key, event.content, event.version)
     create_id = create_id_of(event)
-    wanted = {state[key] for key in keys if key in state} | set(event.auth_events)
+    named = event.auth_events
+    present = [(key, state[key]) for key in keys if key in state]
+    wanted = [*named, *(one for _, one in present)]
     if create_id is not None:
-        wanted.add(create_id)
+        wanted.append(create_id)
     yield from pool.load(wanted)
     result: dict[StateKey, Pdu] = {}
-    for parent in pool.auth_events(event):
-        if parent.key is not None and parent.key in keys and not parent.rejected:
+    for event_id in named:
+        parent = pool.find(event_id)
+        if parent is not None and parent.key in keys and not parent.rejected:
             result[parent.key] = parent
-    for key in keys:
-        current = pool.find(state[key]) if key in state else None
+    for key, event_id in present:
+        current = pool.find(event_id)
         if current is not None:
             result[key] = current
     if create_id is not None:
