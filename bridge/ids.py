@@ -28,6 +28,7 @@ MAX_ID_BYTES = 255
 _SURELY_SHORT = MAX_ID_BYTES // 4
 """Characters that fit whatever they are."""
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,255}")
+_IPV6 = re.compile(r"\[[0-9A-Fa-f:.]{2,45}\]")
 _PORT = re.compile(r"[0-9]{1,5}")
 
 
@@ -47,6 +48,9 @@ def split_server_name(name: str) -> tuple[str, int | None]:
         if end < 0:
             raise BadInput(f"not a server name: {name!r}")
         host, rest = name[: end + 1], name[end + 1 :]
+        # A zone (`%` and anything at all) is no part of a server name.
+        if not _IPV6.fullmatch(host):
+            raise BadInput(f"not a server name: {name!r}")
         try:
             ipaddress.IPv6Address(host[1:-1])
         except ValueError as exc:

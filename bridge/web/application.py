@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,11 @@ DEFAULT_MAX_BODY_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 16
 LINGER_S = 1.0
 """How long the rest of a body that nobody wants is taken, so that the answer can be read."""
+SHARE_OF_READING = 4
+"""One address has at most this part of the requests whose bodies are being read: whoever sends
+slowly keeps others waiting only where he comes from."""
+MAX_READING_BYTES = 256 << 20
+"""Of all the bodies that are being read at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +62,24 @@ class Listener:
         return context
 
 
+class _Doorkeeper(web.Server):
+    """Closes connections beyond the bound at once: they would end what the process may open."""
+
+    max_connections = 0
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if len(self.connections) > self.max_connections:
+            transport.abort()
+
+
 class WebServer:
-    """`start`, then requests are answered until `stop`, which lets those in hand finish."""
+    """`start`, then requests are answered until `stop`, which lets those in hand finish.
+
+    A connection without a request has `idle_timeout_s`, which is also the time for a request's
+    header, however slowly it comes; its body has `body_timeout_s`, the answer `answer_timeout_s`
+    to be taken.
+    """
 
     def __init__(
         self,
@@ -66,7 +88,10 @@ class WebServer:
         listeners: Sequence[Listener],
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
         max_in_flight: int = 500,
+        max_connections: int = 5_000,
+        idle_timeout_s: float = 75.0,
         body_timeout_s: float = 60.0,
+        answer_timeout_s: float = 300.0,
         drain_timeout_s: float = 10.0,
         server_header: str = "Isthmus",
         clock: Clock | None = None,
@@ -77,6 +102,11 @@ class WebServer:
         self._max_body_bytes = max_body_bytes
         self._max_in_flight = max_in_flight
         self._in_flight = 0
+        self._reading: Counter[str] = Counter()
+        self._reading_bytes = 0
+        self._max_connections = max_connections
+        self._idle_timeout_s = idle_timeout_s
+        self._answer_timeout_s = answer_timeout_s
         self._body_timeout_s = body_timeout_s
         self._drain_timeout_s = drain_timeout_s
         self._server_header = server_header
@@ -94,10 +124,14 @@ class WebServer:
     async def start(self) -> None:
         """Raises `Misconfigured` when a certificate is unusable or an address is taken."""
         contexts = [listener.tls() for listener in self._listeners]
-        runner = web.ServerRunner(
-            web.Server(self._serve, access_log=None, lingering_time=LINGER_S),
-            shutdown_timeout=self._drain_timeout_s,
+        server = _Doorkeeper(
+            self._serve,
+            access_log=None,
+            lingering_time=LINGER_S,
+            keepalive_timeout=self._idle_timeout_s,
         )
+        server.max_connections = self._max_connections
+        runner = web.ServerRunner(server, shutdown_timeout=self._drain_timeout_s)
         await runner.setup()
         self._runner = runner
         for listener, context in zip(self._listeners, contexts, strict=True):
@@ -121,6 +155,13 @@ class WebServer:
         headers = {"Server": self._server_header, **response.headers}
         sent = web.Response(status=response.status, body=response.to_bytes(), headers=headers)
         sent.headers["Content-Type"] = response.content_type
+        try:
+            async with asyncio.timeout(self._answer_timeout_s):
+                await sent.prepare(raw)
+                await sent.write_eof()
+        except TimeoutError:
+            if raw.transport is not None:
+                raw.transport.abort()
         return sent
 
     async def _answer(self, raw: web.BaseRequest) -> Response:
@@ -160,17 +201,34 @@ class WebServer:
             self._in_flight -= 1
 
     async def _read_body(self, raw: web.BaseRequest, max_bytes: int) -> bytes:
+        """Raises `BadInput`; `Unavailable` where too much is being read already."""
+        if not raw.body_exists:
+            return b""
+        if raw.content_length is not None and raw.content_length > max_bytes:
+            raise BadInput(f"the body is over {max_bytes} bytes", errcode="M_TOO_LARGE")
+        address = raw.remote or ""
+        if self._reading[address] >= max(1, self._max_in_flight // SHARE_OF_READING):
+            raise Unavailable("too many requests of yours at once", retry_after_s=1.0)
+        self._reading[address] += 1
         parts: list[bytes] = []
         size = 0
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 async for part in raw.content.iter_chunked(_CHUNK_BYTES):
                     size += len(part)
+                    self._reading_bytes += len(part)
                     if size > max_bytes:
                         raise BadInput(f"the body is over {max_bytes} bytes", errcode="M_TOO_LARGE")
+                    if self._reading_bytes > MAX_READING_BYTES:
+                        raise Unavailable("too much is being sent at once", retry_after_s=1.0)
                     parts.append(part)
         except TimeoutError as exc:
             raise BadInput("the body did not arrive in time", errcode="M_UNKNOWN") from exc
         except (ClientPayloadError, HttpProcessingError, ConnectionError) as exc:
             raise BadInput(f"the body did not arrive whole: {exc}", errcode="M_UNKNOWN") from exc
+        finally:
+            self._reading_bytes -= size
+            self._reading[address] -= 1
+            if not self._reading[address]:
+                del self._reading[address]
         return b"".join(parts)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ssl
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -290,3 +293,143 @@ async def test_health_says_what_readiness_waits_for() -> None:
 async def test_metrics_are_there_only_by_setting() -> None:
     routes = health_routes(missing=list)
     assert "/_isthmus/metrics" not in [route.path for route in routes]
+
+
+async def _opened(caller: Caller) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = caller.base.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+@pytest.mark.parametrize(
+    "begun", [b"", b"PUT /parse HT", b"PUT /parse HTTP/1.1\r\nHost: x\r\nX-Slow: a"]
+)
+async def test_a_connection_without_a_whole_header_is_closed_in_time(begun: bytes) -> None:
+    server = WebServer(routes=ROUTES, listeners=[LOCAL], idle_timeout_s=0.1)
+    async with serving(server) as caller:
+        reader, writer = await _opened(caller)
+        writer.write(begun)
+        await writer.drain()
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_header_that_drips_gets_no_more_time_for_every_drop() -> None:
+    server = WebServer(routes=ROUTES, listeners=[LOCAL], idle_timeout_s=0.2)
+    async with serving(server) as caller:
+        reader, writer = await _opened(caller)
+        writer.write(b"PUT /parse HTTP/1.1\r\nHost: x\r\n")
+        closed = False
+        for number in range(200):
+            writer.write(b"X-%d: y\r\n" % number)
+            try:
+                async with asyncio.timeout(0.05):
+                    closed = await reader.read(1) == b""
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                closed = True
+                break
+        assert closed
+        assert number < 100
+        writer.close()
+
+
+async def test_who_sends_slowly_takes_a_part_of_the_places_and_no_more() -> None:
+    server = WebServer(routes=ROUTES, listeners=[LOCAL], max_in_flight=8)
+    async with serving(server) as caller:
+        slow = [await _opened(caller) for _ in range(3)]
+        for _, writer in slow[:2]:
+            writer.write(b"PUT /parse HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            await writer.drain()
+        while sum(server._reading.values()) < 2:
+            await asyncio.sleep(0)
+        reader, writer = slow[2]
+        writer.write(b"PUT /parse HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        assert b"429" in await reader.readline()
+        # Who sends no body is not concerned, and the places are free again afterwards.
+        assert (await caller.ask("GET", "/refuse"))[0] == 403
+        for _, one in slow:
+            one.close()
+        while server._reading:
+            await asyncio.sleep(0)
+        assert (await caller.ask("PUT", "/parse", b"{}"))[0] == 200
+
+
+async def test_connections_beyond_the_bound_are_closed_at_once() -> None:
+    server = WebServer(routes=ROUTES, listeners=[LOCAL], max_connections=2)
+    async with serving(server) as caller:
+        opened = [await _opened(caller) for _ in range(2)]
+        reader, _ = third = await _opened(caller)
+        async with asyncio.timeout(5):
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        for _, writer in [*opened, third]:
+            writer.close()
+
+
+async def test_a_body_over_the_bound_is_refused_before_it_is_sent() -> None:
+    server = WebServer(routes=ROUTES, listeners=[LOCAL])
+    async with serving(server) as caller:
+        reader, writer = await _opened(caller)
+        writer.write(b"PUT /small HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
+        async with asyncio.timeout(5):
+            assert b"413" in await reader.readline()
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("packed", "encoding"),
+    [
+        (gzip.compress(b"x" * (64 << 20)), b"gzip"),
+        (zlib.compress(b"x" * (64 << 20)), b"deflate"),
+    ],
+    ids=["gzip", "deflate"],
+)
+async def test_a_compressed_bomb_is_unpacked_no_further_than_the_bound(
+    packed: bytes, encoding: bytes
+) -> None:
+    server = WebServer(routes=ROUTES, listeners=[LOCAL])
+    tracemalloc.start()
+    try:
+        async with serving(server) as caller:
+            reader, writer = await _opened(caller)
+            writer.write(
+                b"PUT /parse HTTP/1.1\r\nHost: x\r\nContent-Encoding: %s\r\n" % encoding
+                + b"Content-Length: %d\r\n\r\n" % len(packed)
+                + packed
+            )
+            async with asyncio.timeout(10):
+                assert b"413" in await reader.readline()
+            writer.close()
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+async def test_an_answer_that_is_not_taken_is_given_up() -> None:
+    async def large(_: Request) -> Response:
+        return Response(body=b"x" * (64 << 20))
+
+    server = WebServer(
+        routes=[Route(method="GET", path="/large", endpoint=large)],
+        listeners=[LOCAL],
+        answer_timeout_s=0.2,
+    )
+    async with serving(server) as caller:
+        reader, writer = await _opened(caller)
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200" in await reader.readline()
+        assert server._runner is not None
+        assert server._runner.server is not None
+        async with asyncio.timeout(5):
+            while server._runner.server.connections:
+                await asyncio.sleep(0.01)
+        writer.close()
+
+
+async def test_json_that_is_nested_without_end_is_refused() -> None:
+    async with serving(WebServer(routes=ROUTES, listeners=[LOCAL])) as caller:
+        for body in (b"[" * 100_000, b'{"a":' * 100_000, b"[" * 900 + b"]" * 900):
+            assert (await caller.ask("PUT", "/parse", body))[0] == 400

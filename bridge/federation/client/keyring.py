@@ -27,6 +27,8 @@ MAX_VALIDITY_MS = 7 * 24 * 3600 * 1000
 MAX_ANSWER_BYTES = 256 * 1024
 MAX_KEYS = 200
 FETCH_TIMEOUT_S = 20.0
+QUEUE_TIMEOUT_S = 30.0
+"""How long one waits for its turn to fetch: anybody may name servers that answer slowly."""
 # Between two fetches from one server: after an answer, and after failures.
 REFETCH_S = 30.0
 MAX_RETRY_S = 300.0
@@ -151,12 +153,18 @@ class ServerKeyRing:
             return
         failures = last.failures if last is not None else 0
         try:
-            async with self._fetching:
-                await self._fetch(server, key_id, ts_ms)
+            async with asyncio.timeout(QUEUE_TIMEOUT_S):
+                await self._fetching.acquire()
+        except TimeoutError as exc:
+            raise Unavailable("too many keys are being fetched", retry_after_s=REFETCH_S) from exc
+        try:
+            await self._fetch(server, key_id, ts_ms)
         except Unavailable:
             wait_s = min(REFETCH_S * 2 ** min(failures, 10), MAX_RETRY_S)
             self._attempts.put(server, self._attempt(wait_s, failures + 1))
             raise
+        finally:
+            self._fetching.release()
         self._attempts.put(server, self._attempt(REFETCH_S, 0))
 
     def _attempt(self, wait_s: float, failures: int) -> _Attempt:

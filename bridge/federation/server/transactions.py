@@ -13,6 +13,9 @@ MAX_EDUS = 100
 MAX_BODY_BYTES = 8 << 20
 """50 PDUs of 65,536 bytes, 100 EDUs, and room for an origin that escapes every character."""
 
+MAX_TRANSACTION_ID = 1_000
+"""Characters. The specification names no limit; what is longer is no server's counter."""
+
 
 class Transactions:
     def __init__(self, *, receiver: Receiver) -> None:
@@ -24,7 +27,10 @@ class Transactions:
         _listed(body, "edus", MAX_EDUS)
         if body.get("origin", origin) != origin:
             raise BadInput("the transaction names another origin", errcode="M_INVALID_PARAM")
-        verdicts = await self._receiver.take(origin, request.params["txn_id"], pdus)
+        txn_id = request.params["txn_id"]
+        if "\0" in txn_id or len(txn_id) > MAX_TRANSACTION_ID:
+            raise BadInput("not a transaction ID", errcode="M_INVALID_PARAM")
+        verdicts = await self._receiver.take(origin, txn_id, pdus)
         return Response(json={"pdus": {key: dict(value) for key, value in verdicts.items()}})
 
 
