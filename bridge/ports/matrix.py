@@ -18,7 +18,7 @@ from bridge.ids import EventId, RoomAlias, RoomId, RoomVersionId, ServerName, Tr
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoomEvent:
     """An event as the bridge side sees it: accepted, in arrival order, never an outlier
-    (except an invite of one of our users to a room that we are not in)."""
+    (except an invite or a knock of one of our users in a room that we are not in, and its end)."""
 
     position: int
     room_id: RoomId
@@ -40,7 +40,7 @@ class RoomEvent:
     previous_membership: str | None = None
     """m.room.member only: what the membership was before."""
     invite_state: Sequence[Mapping[str, Any]] = ()
-    """Stripped state that came with an invite from outside."""
+    """Stripped state that came with an invite from outside, or answered a knock of ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,8 +202,25 @@ class MatrixBackend(Protocol):
         """Idempotent. Joins through `via`, in order, where our server is not in the room."""
         ...
 
+    async def knock(
+        self,
+        *,
+        user_id: UserId,
+        room_id: RoomId,
+        via: Sequence[ServerName],
+        reason: str | None = None,
+    ) -> None:
+        """Ask those in the room to let this user of ours in; nothing to do for who just did.
+
+        What comes of it is told as events of the room: the knock itself, with the `invite_state`
+        that tells what room it is; an invite; a leave or ban by somebody else (refused, with its
+        `reason` where there is one; some servers never tell). `leave` takes a knock back. Refused
+        where the room takes no knocks.
+        """
+        ...
+
     async def leave(self, *, user_id: UserId, room_id: RoomId, reason: str | None = None) -> None:
-        """Leaves, or refuses an invite. Idempotent."""
+        """Leaves, refuses an invite, or takes back a knock. Idempotent."""
         ...
 
     async def kick(

@@ -7,14 +7,15 @@ Joining a room that we are not in:
    join on it.
 4. One commit: the state's events as outliers, the state before the join, what was written to an
    invited user meanwhile (`before_join`) or, of other rooms, the recent `past`, the join.
-A crash between 2 and 4 is healed by joining again. Leaving (refusing an invite) is the same with
-less; an invite of a remote user is signed by that user's server before it is appended.
-Spec: S2S, joining rooms; leaving rooms; inviting to a room.
+A crash between 2 and 4 is healed by joining again. Knocking, and leaving (refusing an invite,
+taking back a knock), are the same with less; an invite of a remote user is signed by that user's
+server before it is appended.
+Spec: S2S, joining rooms; knocking upon a room; leaving rooms; inviting to a room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from bridge.clock import Clock
@@ -50,6 +51,10 @@ from bridge.telemetry.log import get_logger
 
 MAX_VIA = 8
 """Servers tried for one handshake."""
+SAME_KNOCK_MS = 60_000
+"""Who knocks again within this time is still knocking. Later it is a new knock: some servers tell
+nobody outside that they refused one."""
+KNOCKED_VERSIONS = tuple(one for one, version in VERSIONS.items() if version.auth.knock_rules)
 
 TEMPLATE_KEYS = (
     "type",
@@ -173,12 +178,24 @@ class Handshake:
         trace_id: TraceId,
         profile: UserProfile | None,
     ) -> None:
+        async def attempt(peer: ServerName) -> None:
+            await self._join_at(peer, user_id, room_id, trace_id, profile)
+
+        await self._ask_in_order(await self._candidates(room_id, user_id, via), room_id, attempt)
+
+    async def _ask_in_order(
+        self,
+        peers: Sequence[ServerName],
+        room_id: RoomId,
+        attempt: Callable[[ServerName], Awaitable[None]],
+    ) -> None:
+        """Until one has let us in."""
         problem: Refused | Unavailable | NotFound | BadInput | None = None
-        for peer in await self._candidates(room_id, user_id, via):
+        for peer in peers:
             try:
-                await self._join_at(peer, user_id, room_id, trace_id, profile)
+                await attempt(peer)
             except (Refused, Unavailable, NotFound, BadInput) as exc:
-                log.info("join failed", peer=peer, room_id=room_id, reason=exc.reason)
+                log.info("not let in", peer=peer, room_id=room_id, reason=exc.reason)
                 # A refusal says more than a server that is down.
                 if problem is None or isinstance(problem, Unavailable):
                     problem = exc
@@ -366,6 +383,70 @@ class Handshake:
             raise Refused(f"our join is not allowed: {decision.reason}", rule=decision.rule)
         return [known for known, _ in judged], snapshot, dict(fresh)
 
+    # --- knock ------------------------------------------------------------------------------
+
+    async def knock(
+        self,
+        *,
+        user_id: UserId,
+        room_id: RoomId,
+        via: Sequence[ServerName] = (),
+        trace_id: TraceId,
+        profile: UserProfile | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Ask to be invited. Nothing to do for who just did. Raises as `join` does."""
+        content = member_content("knock", profile, reason=reason)
+        async with self._locks.locked(room_id):
+            room = await self._states.find_room(room_id)
+            if room is not None and room.joined:
+                await self._knock_here(room, user_id, content, trace_id)
+                return
+            knock = await self._outside.find_knock(room_id, user_id)
+            if knock is not None and self._clock.now_ms() - knock.received_ms < SAME_KNOCK_MS:
+                return
+
+            async def attempt(peer: ServerName) -> None:
+                await self._knock_at(peer, user_id, room_id, trace_id, content)
+
+            peers = await self._candidates(room_id, user_id, via)
+            await self._ask_in_order(peers, room_id, attempt)
+
+    async def _knock_here(
+        self, room: Room, user_id: UserId, content: JsonObject, trace_id: TraceId
+    ) -> None:
+        member = (await self._states.pick(room.state, ((MEMBER, user_id),))).get((MEMBER, user_id))
+        if member is not None and member.membership == "knock":
+            return
+        await self._sender.send(
+            room_id=room.room_id,
+            sender=user_id,
+            type=MEMBER,
+            state_key=user_id,
+            content=content,
+            trace_id=trace_id,
+        )
+
+    async def _knock_at(
+        self,
+        peer: ServerName,
+        user_id: UserId,
+        room_id: RoomId,
+        trace_id: TraceId,
+        content: JsonObject,
+    ) -> None:
+        version_id, template = await self._peers.make_knock(
+            peer, room_id, user_id, KNOCKED_VERSIONS
+        )
+        version = get_version(version_id)
+        if version_id not in KNOCKED_VERSIONS:
+            raise BadInput(f"nobody knocks on rooms of version {version_id}")
+        _check_template(template, room_id=room_id, user_id=user_id, membership="knock")
+        knock = self._complete(template, content, version)
+        state = await self._peers.send_knock(peer, room_id, knock.event_id, knock.wire())
+        await self._outside.store_knock(knock, peer=peer, room_state=state, trace_id=trace_id)
+        log.info("knocked", room_id=room_id, peer=peer, version=version.id)
+
     # --- leave ------------------------------------------------------------------------------
 
     async def leave(
@@ -376,13 +457,13 @@ class Handshake:
         trace_id: TraceId,
         reason: str | None = None,
     ) -> None:
-        """Leave a room, or refuse an invite to it. Idempotent."""
+        """Leave a room, refuse an invite to it, or take back a knock on it. Idempotent."""
         async with self._locks.locked(room_id):
             room = await self._states.find_room(room_id)
             if room is not None and room.joined:
                 await self._leave_here(room, user_id, trace_id, reason)
             else:
-                await self._refuse_invite(user_id, room_id, trace_id, reason)
+                await self._leave_outside(user_id, room_id, trace_id, reason)
 
     async def _leave_here(
         self, room: Room, user_id: UserId, trace_id: TraceId, reason: str | None
@@ -399,11 +480,11 @@ class Handshake:
             trace_id=trace_id,
         )
 
-    async def _refuse_invite(
+    async def _leave_outside(
         self, user_id: UserId, room_id: RoomId, trace_id: TraceId, reason: str | None
     ) -> None:
         row = await self._database.read(lambda tx: room_rows.member(tx, room_id, user_id))
-        if row is None or row.membership != "invite":
+        if row is None or row.membership not in ("invite", "knock"):
             return
         problem: Unavailable | None = None
         for peer in await self._candidates(room_id, user_id, ()):

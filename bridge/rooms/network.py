@@ -27,6 +27,16 @@ class Peers(Protocol):
         self, peer: ServerName, room_id: RoomId, event_id: EventId, pdu: Json
     ) -> Json: ...
 
+    async def make_knock(
+        self, peer: ServerName, room_id: RoomId, user_id: UserId, versions: Sequence[RoomVersionId]
+    ) -> tuple[RoomVersionId, Json]: ...
+
+    async def send_knock(
+        self, peer: ServerName, room_id: RoomId, event_id: EventId, pdu: Json
+    ) -> list[Json]:
+        """What the peer tells of the room (`knock_room_state`)."""
+        ...
+
     async def make_leave(
         self, peer: ServerName, room_id: RoomId, user_id: UserId
     ) -> tuple[RoomVersionId, Json]: ...

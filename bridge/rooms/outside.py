@@ -1,12 +1,17 @@
-"""Rooms that we are not in: invites of our users, and how those end.
+"""Rooms that we are not in: invites of our users, their knocks, and how those end.
 
 Such an event is an outlier with a place in the arrival order, so that the bridge side hears of it.
-Spec: S2S, inviting to a room; leaving rooms (rejecting invites).
+A knock ends by an invite, by our own leave, or by a leave or ban that a server of the room sends
+us: any of them, hence the event must name the knock among its auth events, which nobody outside
+the room can. Spec: S2S, inviting to a room; knocking upon a room; leaving rooms (rejecting invites,
+taking back knocks).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any
 
 from bridge.clock import Clock
 from bridge.engine.canonical import encode_canonical
@@ -30,11 +35,13 @@ MAX_STRIPPED_BYTES = 65_536
 MAX_INVITES_PER_SERVER = 5_000
 MAX_INVITES_PER_USER = 100
 """Invites of one server that wait for an answer, altogether and for one of our users."""
+MAX_KNOCKS_PER_USER = 100
+"""Knocks of one of our users that wait for an answer."""
 STRIPPED_KEYS = ("type", "state_key", "content", "sender")
 
 
 class Outside:
-    """Keeps invites from outside."""
+    """Keeps invites from outside, and knocks on rooms outside."""
 
     def __init__(
         self,
@@ -52,9 +59,27 @@ class Outside:
     async def find_invite(self, room_id: RoomId, user_id: UserId) -> InviteRow | None:
         return await self._database.read(lambda tx: invites.find(tx, room_id, user_id))
 
-    async def has_invite_from(self, room_id: RoomId, server: ServerName) -> bool:
-        rows = await self._database.read(lambda tx: invites.of_room(tx, room_id))
-        return any(row.origin == server for row in rows)
+    async def may_end(self, room_id: RoomId, server: ServerName) -> bool:
+        """Whether something waits that this server may end: its invite, or a knock of ours."""
+
+        def unit(tx: Transaction) -> bool:
+            rows = invites.of_room(tx, room_id)
+            return any(row.origin == server or _is_knock(tx, row) for row in rows)
+
+        return await self._database.read(unit)
+
+    async def find_knock(self, room_id: RoomId, user_id: UserId) -> InviteRow | None:
+        """The knock that waits for an answer. Raises `Refused` where too many do, and none here."""
+
+        def unit(tx: Transaction) -> InviteRow | None:
+            row = invites.find(tx, room_id, user_id)
+            if row is not None and _is_knock(tx, row):
+                return row
+            if invites.count(tx, membership="knock", user_id=user_id) >= MAX_KNOCKS_PER_USER:
+                raise Refused(f"too many knocks of {user_id} wait", rule="knocks")
+            return None
+
+        return await self._database.read(unit)
 
     async def note_versions(self, server: ServerName, versions: Collection[RoomVersionId]) -> None:
         """It said that it speaks these. Only what decides something is kept: extensible ones."""
@@ -85,20 +110,17 @@ class Outside:
             user_id=user_id,
             event_id=pdu.event_id,
             origin=origin,
-            room_state=[
-                {key: one[key] for key in STRIPPED_KEYS if key in one}
-                for one in room_state[:MAX_STRIPPED_EVENTS]
-                if isinstance(one, dict) and len(encode_canonical(one)) <= MAX_STRIPPED_BYTES
-            ],
+            room_state=_stripped(room_state),
             received_ms=now_ms,
         )
 
         def unit(tx: Transaction) -> None:
             if pdu.event_id in event_rows.find_known(tx, [pdu.event_id]):
                 return
+            waiting = partial(invites.count, tx, membership="invite", origin=origin)
             if (
-                invites.count(tx, origin) >= MAX_INVITES_PER_SERVER
-                or invites.count(tx, origin, user_id) >= MAX_INVITES_PER_USER
+                waiting() >= MAX_INVITES_PER_SERVER
+                or waiting(user_id=user_id) >= MAX_INVITES_PER_USER
             ):
                 raise Unavailable(f"too many invites of {origin} wait", retry_after_s=3_600)
             self._learn_version(tx, pdu)
@@ -109,8 +131,30 @@ class Outside:
 
         await self._database.write(unit)
 
-    async def end_invite(self, origin: ServerName, pdu: Pdu, *, trace_id: TraceId) -> None:
-        """A peer takes an invite back. Raises `Refused` for anything else."""
+    async def store_knock(
+        self, pdu: Pdu, *, peer: ServerName, room_state: Sequence[object], trace_id: TraceId
+    ) -> None:
+        """Our knock, which that server let into the room."""
+        now_ms = self._clock.now_ms()
+        row = InviteRow(
+            room_id=pdu.room_id,
+            user_id=UserId(pdu.sender),
+            event_id=pdu.event_id,
+            origin=peer,
+            room_state=_stripped(room_state),
+            received_ms=now_ms,
+        )
+
+        def unit(tx: Transaction) -> None:
+            self._learn_version(tx, pdu)
+            invites.put(tx, row)
+            version_hints.put(tx, peer, {pdu.version.id: True})
+            self._write(tx, pdu, trace_id, now_ms)
+
+        await self._database.write(unit)
+
+    async def end(self, origin: ServerName, pdu: Pdu, *, trace_id: TraceId) -> None:
+        """A peer takes an invite back, or refuses a knock. Raises `Refused` for anything else."""
         target = pdu.state_key
         if (
             pdu.membership not in ("leave", "ban")
@@ -118,14 +162,23 @@ class Outside:
             or server_of(UserId(target)) != self._server_name
         ):
             raise Refused("we are not in this room", rule="room")
-        invite = await self.find_invite(pdu.room_id, UserId(target))
-        if invite is None or invite.origin != origin or pdu.sender_server != origin:
-            raise Refused("there is no such invite", rule="invite")
+        user_id = UserId(target)
+
+        def unit(tx: Transaction) -> bool:
+            row = invites.find(tx, pdu.room_id, user_id)
+            if row is None:
+                return False
+            if _is_knock(tx, row):
+                return row.event_id in pdu.auth_events
+            return row.origin == origin
+
+        if pdu.sender_server != origin or not await self._database.read(unit):
+            raise Refused("there is no such invite or knock", rule="invite")
         checked = await self._verifier.check(pdu)
         await self.put_end(checked, trace_id=trace_id)
 
     async def put_end(self, pdu: Pdu, *, trace_id: TraceId) -> None:
-        """The user is no longer invited: refused by ourselves, or taken back."""
+        """The user is no longer invited, or knocks no longer: by our word or theirs."""
         now_ms = self._clock.now_ms()
         user_id = UserId(pdu.state_key or "")
 
@@ -141,7 +194,7 @@ class Outside:
         def unit(tx: Transaction) -> None:
             invites.remove(tx, room_id, user_id)
             row = room_rows.member(tx, room_id, user_id)
-            if row is not None and row.membership == "invite":
+            if row is not None and row.membership in ("invite", "knock"):
                 room_rows.set_members(tx, room_id, changed=(), gone=(user_id,))
 
         await self._database.write(unit)
@@ -187,6 +240,20 @@ class Outside:
                 room_id=room_id, version=version.id, position=0, snapshot_id=None, joined=False
             ),
         )
+
+
+def _is_knock(tx: Transaction, row: InviteRow) -> bool:
+    member = room_rows.member(tx, row.room_id, row.user_id)
+    return member is not None and member.event_id == row.event_id and member.membership == "knock"
+
+
+def _stripped(room_state: Sequence[object]) -> list[dict[str, Any]]:
+    """What is kept of the state that came along: never more than what clients are shown."""
+    return [
+        {key: one[key] for key in STRIPPED_KEYS if key in one}
+        for one in room_state[:MAX_STRIPPED_EVENTS]
+        if isinstance(one, dict) and len(encode_canonical(one)) <= MAX_STRIPPED_BYTES
+    ]
 
 
 def _is_extensible(version: RoomVersionId) -> bool:

@@ -316,6 +316,11 @@ class RoomQueries:
         if key is None or key[0] != MEMBER:
             return None
         if row.event.snapshot_before is None:
+            # From outside: its auth events name the member event that it follows.
+            named = await self._states.events(pdu.auth_events)
+            followed = [one.pdu.membership for one in named.values() if one.pdu.key == key]
+            if followed:
+                return followed[0]
             return "invite" if pdu.membership == "leave" else None
         try:
             before = await self._states.snapshot(row.event.snapshot_before)

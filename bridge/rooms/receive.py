@@ -202,8 +202,8 @@ class Receiver:
         row = await self._database.read(lambda tx: room_rows.find(tx, room_id))
         if row is None:
             return None, None
-        invited = await self._outside.has_invite_from(room_id, origin)
-        return get_version(row.version), None if invited else "we are not in this room"
+        waits = await self._outside.may_end(room_id, origin)
+        return get_version(row.version), None if waits else "we are not in this room"
 
     def _check_bounds(self, tx: Transaction, origin: ServerName, good: Sequence[_Taken]) -> None:
         if not good:
@@ -383,7 +383,8 @@ class Receiver:
         return True
 
     async def _receive_outside(self, row: InboundRow) -> None:
-        """Of a room that we are not in: while we join it, it waits; else an end of an invite."""
+        """Of a room that we are not in: while we join it, it waits; else an end of an invite or
+        of a knock."""
         if row.room_id in self._states.joining:
             raise Unavailable("the room is being joined")
         stored = await self._database.read(lambda tx: room_rows.find(tx, row.room_id))
@@ -391,7 +392,7 @@ class Receiver:
             raise Refused("we are not in this room", rule="room")
         json = parse_json(row.json.encode(), max_bytes=2 * MAX_PDU_BYTES)
         pdu = Pdu.trusted(json, get_version(stored.version), row.event_id)
-        await self._outside.end_invite(row.origin, pdu, trace_id=row.trace_id)
+        await self._outside.end(row.origin, pdu, trace_id=row.trace_id)
 
     async def _finish(self, row: InboundRow, outcome: str) -> None:
         def unit(tx: Transaction) -> None:

@@ -1,4 +1,8 @@
-"""Invites of our users to rooms that we are not in, with the stripped state that came along."""
+"""Invites of our users to rooms that we are not in, with the stripped state that came along.
+
+A knock of ours on such a room is remembered in the same way, by the server that took it: it waits
+for an invite. Which of the two a row is, the membership says.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from sqlalchemy import Row, delete, func, insert, select
 
 from bridge.ids import EventId, RoomId, ServerName, UserId
 from bridge.storage.database import Transaction
-from bridge.storage.schema import invites
+from bridge.storage.schema import invites, memberships
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +29,7 @@ class InviteRow:
 
 
 def put(tx: Transaction, row: InviteRow) -> None:
-    """The newest invite of this user to this room counts."""
+    """The newest invite or knock of this user in this room counts."""
     remove(tx, row.room_id, row.user_id)
     tx.execute(
         insert(invites).values(
@@ -50,9 +54,26 @@ def of_room(tx: Transaction, room_id: RoomId) -> list[InviteRow]:
     return [_invite(row) for row in tx.execute(select(invites).where(invites.c.room_id == room_id))]
 
 
-def count(tx: Transaction, origin: ServerName, user_id: UserId | None = None) -> int:
-    """Open invites from this server, of this user or of all."""
-    query = select(func.count()).where(invites.c.origin == origin)
+def count(
+    tx: Transaction,
+    *,
+    membership: str,
+    origin: ServerName | None = None,
+    user_id: UserId | None = None,
+) -> int:
+    """Open invites (or knocks, by `membership`) from this server or any, of this user or of all."""
+    query = (
+        select(func.count())
+        .select_from(invites)
+        .join(
+            memberships,
+            (memberships.c.room_id == invites.c.room_id)
+            & (memberships.c.user_id == invites.c.user_id),
+        )
+        .where(memberships.c.membership == membership)
+    )
+    if origin is not None:
+        query = query.where(invites.c.origin == origin)
     if user_id is not None:
         query = query.where(invites.c.user_id == user_id)
     return int(tx.execute(query).scalar_one())

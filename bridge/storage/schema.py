@@ -173,7 +173,8 @@ memberships = Table(
     Index(None, "user_id"),
     Index(None, "room_id", "server"),
 )
-"""The member events of the current state; of a room that we are not in, our users' invites."""
+"""The member events of the current state; of a room that we are not in, our users' invites and
+knocks."""
 
 invites = Table(
     "invites",
@@ -185,7 +186,8 @@ invites = Table(
     Column("room_state", Text, nullable=False),
     Column("received_ms", BigInteger, nullable=False),
 )
-"""Invites of our users to rooms that we are not in, with the stripped state that came along."""
+"""Invites of our users to rooms that we are not in, and their knocks, with the stripped state that
+came along."""
 
 stream_events = Table(
     "stream_events",

@@ -282,6 +282,27 @@ class NetworkPeers:
             lambda s: s.rooms.answers.send_join(self._origin, room_id, event_id, wire(pdu)),
         )
 
+    async def make_knock(
+        self, peer: ServerName, room_id: RoomId, user_id: UserId, versions: Sequence[RoomVersionId]
+    ) -> tuple[RoomVersionId, Json]:
+        answer = await self._ask(
+            "make_knock",
+            peer,
+            lambda s: s.rooms.answers.make_knock(self._origin, room_id, user_id, versions),
+        )
+        return RoomVersionId(answer["room_version"]), answer["event"]
+
+    async def send_knock(
+        self, peer: ServerName, room_id: RoomId, event_id: EventId, pdu: Json
+    ) -> list[Json]:
+        answer = await self._ask(
+            "send_knock",
+            peer,
+            lambda s: s.rooms.answers.send_knock(self._origin, room_id, event_id, wire(pdu)),
+        )
+        state: list[Json] = answer["knock_room_state"]
+        return state
+
     async def make_leave(
         self, peer: ServerName, room_id: RoomId, user_id: UserId
     ) -> tuple[RoomVersionId, Json]:

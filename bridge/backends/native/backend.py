@@ -220,6 +220,23 @@ class NativeBackend:
             profile=await self._own_profile(user_id),
         )
 
+    async def knock(
+        self,
+        *,
+        user_id: UserId,
+        room_id: RoomId,
+        via: Sequence[ServerName],
+        reason: str | None = None,
+    ) -> None:
+        await self._rooms.handshake.knock(
+            user_id=user_id,
+            room_id=room_id,
+            via=via,
+            trace_id=new_trace(),
+            profile=await self._own_profile(user_id),
+            reason=reason,
+        )
+
     async def leave(self, *, user_id: UserId, room_id: RoomId, reason: str | None = None) -> None:
         await self._rooms.handshake.leave(
             user_id=user_id, room_id=room_id, trace_id=new_trace(), reason=reason

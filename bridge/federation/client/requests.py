@@ -68,7 +68,7 @@ class PeerRequests:
         self._limits = limits or AnswerLimits()
         self._timeouts = timeouts or AnswerTimeouts()
 
-    # Joining and leaving. Spec: S2S, joining rooms, leaving rooms.
+    # Joining, knocking, leaving. Spec: S2S, joining rooms, knocking upon a room, leaving rooms.
 
     async def make_join(
         self, peer: ServerName, room_id: RoomId, user_id: UserId, versions: Sequence[RoomVersionId]
@@ -116,6 +116,30 @@ class PeerRequests:
         if joined.get("members_omitted", False) is not False and not omit_members:
             raise BadInput("the answer leaves out members, which was not asked for")
         return joined
+
+    async def make_knock(
+        self, peer: ServerName, room_id: RoomId, user_id: UserId, versions: Sequence[RoomVersionId]
+    ) -> tuple[RoomVersionId, JsonObject]:
+        """As `make_join`."""
+        answer = await self._get(
+            peer,
+            V1 + encode_path("make_knock", room_id, user_id),
+            "make_knock",
+            query=[("ver", version) for version in versions],
+        )
+        return _template(answer)
+
+    async def send_knock(
+        self, peer: ServerName, room_id: RoomId, event_id: EventId, pdu: JsonObject
+    ) -> list[JsonObject]:
+        """`knock_room_state`: what of it is an object. The peer has taken the knock already, so
+        nothing about its answer is an error."""
+        answer = await self._put(
+            peer, V1 + encode_path("send_knock", room_id, event_id), "send_knock", pdu
+        )
+        state = answer.get("knock_room_state") if isinstance(answer, dict) else None
+        entries = state if isinstance(state, list) else []
+        return [entry for entry in entries if isinstance(entry, dict)]
 
     async def make_leave(
         self, peer: ServerName, room_id: RoomId, user_id: UserId
