@@ -32,7 +32,7 @@ from bridge.config import IdentitySettings, Settings, validated
 from bridge.delivery.backoff import Backoff
 from bridge.delivery.queue import DurableQueue
 from bridge.delivery.upkeep import Upkeep
-from bridge.engine.keys import SigningKey
+from bridge.engine.keybook import KeyBook
 from bridge.engine.versions import get_creatable
 from bridge.errors import BadInput, Misconfigured, Unavailable
 from bridge.federation.client.discovery import Discovery
@@ -40,6 +40,7 @@ from bridge.federation.client.keyring import ServerKeyRing
 from bridge.federation.client.keystore import DatabaseKeyStore
 from bridge.federation.client.requests import PeerRequests
 from bridge.federation.client.transport import Transport
+from bridge.federation.own_keys import KeyFile, OwnKeys
 from bridge.federation.sender import Sender
 from bridge.federation.server.auth import Authentication
 from bridge.federation.server.events import Events
@@ -78,7 +79,7 @@ class Identity:
 
     server_name: ServerName
     bot: UserId
-    key: SigningKey
+    keys: KeyBook
     versions: Sequence[RoomVersionId]
 
 
@@ -120,17 +121,17 @@ def read_identity(settings: Settings) -> Identity:
     return Identity(
         server_name=server_name,
         bot=bot,
-        key=read_key(settings.path(settings.signing_key)),
+        keys=read_keys(settings.path(settings.signing_key)),
         versions=versions,
     )
 
 
-def read_key(path: Path) -> SigningKey:
+def read_keys(path: Path) -> KeyBook:
     try:
-        return SigningKey.from_text(path.read_text(encoding="ascii"))
+        return KeyFile(path).read()
     except FileNotFoundError as exc:
         raise Misconfigured("signing_key", f"{path} is missing: `isthmus init` makes one") from exc
-    except (OSError, UnicodeDecodeError, BadInput) as exc:
+    except (OSError, BadInput) as exc:
         raise Misconfigured("signing_key", f"{path} cannot be used: {exc}") from exc
 
 
@@ -216,9 +217,15 @@ class Gateway:
     def _build_matrix_side(self, network: Network, random: Random) -> None:
         identity, clock, database = self._identity, self._clock, self._database
         federation = self._settings.federation
+        self._keys = OwnKeys(
+            identity.keys,
+            keeper=KeyFile(self._settings.path(self._settings.signing_key)),
+            clock=clock,
+            random=random,
+        )
         transport = Transport(
             own_name=identity.server_name,
-            key=identity.key,
+            key=self._keys,
             client=network.client,
             discovery=Discovery(client=network.client, resolver=network.resolver, clock=clock),
             clock=clock,
@@ -226,7 +233,7 @@ class Gateway:
         self._requests = PeerRequests(transport=transport, clock=clock)
         self._keyring = ServerKeyRing(
             own_name=identity.server_name,
-            own_keys={identity.key.key_id: identity.key.verify_key_base64},
+            own_keys=self._keys,
             transport=transport,
             store=DatabaseKeyStore(database),
             clock=clock,
@@ -235,7 +242,7 @@ class Gateway:
         self._lookups = ListenerLookups()
         self._rooms: Rooms = build_rooms(
             server_name=identity.server_name,
-            key=identity.key,
+            key=self._keys,
             database=database,
             clock=clock,
             peers=self._requests,
@@ -293,6 +300,7 @@ class Gateway:
             conversions=conversions,
             resolver=resolver,
             portals=portals.plumbing,
+            keys=self._keys,
             permissions=self._settings.permissions,
             prepare_address=lambda text: str(Jid.parse(text).prepared()),
             tell_inbox=portals.from_chat.on_parked,
@@ -365,7 +373,7 @@ class Gateway:
                 clock=clock,
                 on_heard=self._sender.on_heard,
             ),
-            keys=Keys(own_name=identity.server_name, key=identity.key, clock=clock),
+            keys=Keys(own_name=identity.server_name, keys=self._keys, clock=clock),
             transactions=Transactions(receiver=self._rooms.receiver),
             events=Events(own_name=identity.server_name, answers=self._rooms.answers, clock=clock),
             membership=MembershipEndpoints(answers=self._rooms.answers),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.bot.context import Portals
+from bridge.bot.context import Keys, Portals
 from bridge.bot.control import Control
 from bridge.bot.dispatch import Dispatch
 from bridge.bot.journal import MessageJournal
@@ -41,6 +41,7 @@ def build_bot(
     conversions: Conversions,
     resolver: Resolver,
     portals: Portals,
+    keys: Keys,
     permissions: Mapping[str, str],
     prepare_address: Callable[[str], str],
     tell_inbox: OnParked,
@@ -58,6 +59,7 @@ def build_bot(
         portals=portals,
         upgrades=RoomUpgrades(backend=backend),
         resolver=resolver,
+        keys=keys,
         queues=QueueDesk(
             database=database, clock=clock, tell_inbox=tell_inbox, tell_outbox=tell_outbox
         ),

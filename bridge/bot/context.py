@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from bridge.errors import Unavailable
 from bridge.identity.resolver import Resolved
-from bridge.ids import RoomAlias, RoomId, RoomVersionId, UserId
+from bridge.ids import KeyId, RoomAlias, RoomId, RoomVersionId, UserId
 from bridge.policy.rights import Rights
 from bridge.portals.plumbing import PortalView
 from bridge.ports.command import Caller, CommandInfo, Level
@@ -102,6 +102,22 @@ class Upgrades(Protocol):
         ...
 
 
+class Keys(Protocol):
+    """The keys with which this server signs."""
+
+    def in_use(self) -> Sequence[KeyId]:
+        """The one that signs is the last."""
+        ...
+
+    def retired(self) -> Sequence[tuple[KeyId, int]]:
+        """With the time (ms) until which each counts."""
+        ...
+
+    async def rotate(self) -> KeyId:
+        """A new key signs from now on, and those before it are retired."""
+        ...
+
+
 class Resolves(Protocol):
     """From what a person types to somebody (`identity.resolver`)."""
 
@@ -142,6 +158,7 @@ class Context:
     upgrades: Upgrades | None = None
     resolver: Resolves | None = None
     queues: Queues | None = None
+    keys: Keys | None = None
     journal: Journal | None = None
     status: Status | None = None
 

@@ -14,6 +14,7 @@ from bridge.bot.context import (
     Command,
     Context,
     Journal,
+    Keys,
     Portals,
     Queues,
     Resolves,
@@ -48,6 +49,7 @@ class Dispatch:
         upgrades: Upgrades | None = None,
         resolver: Resolves | None = None,
         queues: Queues | None = None,
+        keys: Keys | None = None,
         journal: Journal | None = None,
         status: Status | None = None,
         commands: Sequence[Command] = COMMANDS,
@@ -60,6 +62,7 @@ class Dispatch:
         self._upgrades = upgrades
         self._resolver = resolver
         self._queues = queues
+        self._keys = keys
         self._journal = journal
         self._status = status
         self._commands = {command.info.name: command for command in commands}
@@ -111,6 +114,7 @@ class Dispatch:
             upgrades=self._upgrades,
             resolver=self._resolver,
             queues=self._queues,
+            keys=self._keys,
             journal=self._journal,
             status=self._status,
         )

@@ -15,7 +15,7 @@ from typing import Any
 from bridge.engine.canonical import MAX_INTEGER, JsonObject, check_canonical
 from bridge.engine.format import max_integer
 from bridge.engine.hashes import content_hash, reference_hash
-from bridge.engine.keys import SigningKey, encode_base64
+from bridge.engine.keys import Signer, encode_base64
 from bridge.engine.pdu import Pdu
 from bridge.engine.signing import sign_event
 from bridge.engine.versions import RoomVersion
@@ -115,7 +115,7 @@ def build_pdu(
     prev_events: Sequence[PrevEvent],
     auth_events: Sequence[EventId],
     version: RoomVersion,
-    key: SigningKey,
+    key: Signer,
     server: ServerName,
     origin_server_ts: int,
     event_id: EventId | None = None,
@@ -143,7 +143,7 @@ def complete(
     template: object,
     *,
     version: RoomVersion,
-    key: SigningKey,
+    key: Signer,
     server: ServerName,
     event_id: EventId | None = None,
 ) -> Pdu:
@@ -170,7 +170,7 @@ def prototype(template: JsonObject, version: RoomVersion) -> Pdu:
     return Pdu.trusted(template, version, EventId("$template"))
 
 
-def countersign(pdu: Pdu, *, key: SigningKey, server: ServerName) -> Pdu:
+def countersign(pdu: Pdu, *, key: Signer, server: ServerName) -> Pdu:
     """The same event with our signature beside the others; its ID does not change."""
     json = sign_event(pdu.json, pdu.version, server=server, key=key)
     return Pdu.parse(json, pdu.version)

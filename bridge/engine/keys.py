@@ -11,6 +11,7 @@ import binascii
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Protocol
 
 from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
@@ -43,6 +44,20 @@ def decode_base64(text: str) -> bytes:
         return binascii.a2b_base64(raw + b"=" * (-len(raw) % 4), strict_mode=True)
     except (UnicodeEncodeError, binascii.Error) as exc:
         raise BadInput("not Base64") from exc
+
+
+class Signer(Protocol):
+    """Whatever signs for us: a key, or whoever knows which of our keys it is at the moment."""
+
+    @property
+    def key_id(self) -> KeyId: ...
+
+    @property
+    def verify_key_base64(self) -> str: ...
+
+    def sign(self, message: bytes) -> str:
+        """The signature in unpadded Base64, by the key that `key_id` names now."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

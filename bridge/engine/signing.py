@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from bridge.engine.canonical import JsonObject, encode_canonical
 from bridge.engine.hashes import signed_bytes
-from bridge.engine.keys import ALGORITHM, SigningKey, verify
+from bridge.engine.keys import ALGORITHM, Signer, verify
 from bridge.engine.pdu import Pdu
 from bridge.engine.versions.rules import RoomVersion, SigningRules
 from bridge.errors import BadInput
@@ -19,7 +19,7 @@ _NOT_SIGNED = frozenset({"signatures", "unsigned"})
 _KEY_PREFIX = f"{ALGORITHM}:"
 
 
-def sign_json(obj: JsonObject, *, server: ServerName, key: SigningKey) -> JsonObject:
+def sign_json(obj: JsonObject, *, server: ServerName, key: Signer) -> JsonObject:
     """A copy with our signature added to those that are there. `unsigned` is not covered."""
     return _with_signature(obj, server, key, key.sign(_signable(obj)))
 
@@ -36,7 +36,7 @@ def check_json_signature(
 
 
 def sign_event(
-    json: JsonObject, version: RoomVersion, *, server: ServerName, key: SigningKey
+    json: JsonObject, version: RoomVersion, *, server: ServerName, key: Signer
 ) -> JsonObject:
     """A copy with our signature over the redacted form. The content hash must be there."""
     return _with_signature(json, server, key, key.sign(signed_bytes(json, version)))
@@ -115,9 +115,7 @@ def _signable(obj: JsonObject, *, strict: bool = True) -> bytes:
     return encode_canonical(signed, strict=strict)
 
 
-def _with_signature(
-    obj: JsonObject, server: ServerName, key: SigningKey, signature: str
-) -> JsonObject:
+def _with_signature(obj: JsonObject, server: ServerName, key: Signer, signature: str) -> JsonObject:
     there = obj.get("signatures")
     signatures = dict(there) if isinstance(there, dict) else {}
     own = signatures.get(server)

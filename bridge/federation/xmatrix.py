@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.engine.canonical import JsonObject
-from bridge.engine.keys import ALGORITHM, SigningKey
+from bridge.engine.keys import ALGORITHM, Signer
 from bridge.engine.signing import check_json_signature, sign_json, signature_of
 from bridge.errors import BadInput, Refused
 from bridge.ids import KeyId, ServerName, parse_server_name
@@ -116,7 +116,7 @@ def sign_request(
     origin: ServerName,
     destination: ServerName,
     content: JsonObject | None,
-    key: SigningKey,
+    key: Signer,
 ) -> XMatrix:
     """`content` is the parsed body, None when there is none; it must have a canonical form."""
     request = _request_object(method, target, origin, destination, content)

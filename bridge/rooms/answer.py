@@ -16,7 +16,7 @@ from typing import Any
 
 from bridge.engine.auth import check_auth
 from bridge.engine.build import Draft, countersign, prototype
-from bridge.engine.keys import SigningKey
+from bridge.engine.keys import Signer
 from bridge.engine.pdu import Pdu
 from bridge.engine.receipt import Verdict
 from bridge.engine.state import MEMBER
@@ -71,7 +71,7 @@ class Answers:
         self,
         *,
         server_name: ServerName,
-        key: SigningKey,
+        key: Signer,
         states: RoomStates,
         sender: Sender,
         acceptor: Acceptor,

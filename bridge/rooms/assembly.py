@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bridge.clock import Clock
-from bridge.engine.keys import SigningKey
+from bridge.engine.keys import Signer
 from bridge.ids import ServerName, TraceId
 from bridge.rooms.accept import Acceptor
 from bridge.rooms.answer import Answers
@@ -62,7 +62,7 @@ def new_event_localpart() -> str:
 def build_rooms(
     *,
     server_name: ServerName,
-    key: SigningKey,
+    key: Signer,
     database: Database,
     clock: Clock,
     peers: Peers,

@@ -12,7 +12,7 @@ from typing import Any
 
 from bridge.clock import Clock
 from bridge.engine.build import Draft, build_pdu
-from bridge.engine.keys import SigningKey
+from bridge.engine.keys import Signer
 from bridge.engine.pdu import Pdu
 from bridge.engine.versions import RoomVersion, get_creatable
 from bridge.errors import Conflict, Refused, Unavailable
@@ -46,7 +46,7 @@ class RoomCreator:
         self,
         *,
         server_name: ServerName,
-        key: SigningKey,
+        key: Signer,
         database: Database,
         appender: Appender,
         sender: Sender,

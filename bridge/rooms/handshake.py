@@ -21,7 +21,7 @@ from dataclasses import replace
 from bridge.clock import Clock
 from bridge.engine.build import Draft, chosen_event_id, complete
 from bridge.engine.canonical import JsonObject
-from bridge.engine.keys import SigningKey
+from bridge.engine.keys import Signer
 from bridge.engine.pdu import Pdu, linked_ids
 from bridge.engine.receipt import Verdict, judge
 from bridge.engine.signing import check_pdu_signature, signatures_of
@@ -77,7 +77,7 @@ class Handshake:
         self,
         *,
         server_name: ServerName,
-        key: SigningKey,
+        key: Signer,
         database: Database,
         states: RoomStates,
         appender: Appender,

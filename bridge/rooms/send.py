@@ -13,7 +13,7 @@ from bridge.clock import Clock
 from bridge.engine.auth import check_auth
 from bridge.engine.build import Draft, PrevEvent, chosen_event_id, complete, event_template
 from bridge.engine.canonical import JsonObject
-from bridge.engine.keys import SigningKey
+from bridge.engine.keys import Signer
 from bridge.engine.pdu import Pdu
 from bridge.errors import NotFound, Refused
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
@@ -33,7 +33,7 @@ class Sender:
         self,
         *,
         server_name: ServerName,
-        key: SigningKey,
+        key: Signer,
         database: Database,
         states: RoomStates,
         appender: Appender,

@@ -33,7 +33,7 @@ from typing import Any
 
 from bridge.clock import Clock
 from bridge.engine.build import Draft, build_pdu
-from bridge.engine.keys import SigningKey
+from bridge.engine.keys import Signer
 from bridge.engine.pdu import Pdu
 from bridge.engine.power import PowerLevels
 from bridge.engine.state import CREATE, JOIN_RULES, MEMBER, POWER_LEVELS, StateKey
@@ -101,7 +101,7 @@ class Upgrader:
         self,
         *,
         server_name: ServerName,
-        key: SigningKey,
+        key: Signer,
         database: Database,
         states: RoomStates,
         appender: Appender,

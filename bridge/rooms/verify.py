@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Protocol
 
 from bridge.clock import Clock
-from bridge.engine.keys import SigningKey
+from bridge.engine.keys import Signer
 from bridge.engine.pdu import Pdu
 from bridge.engine.receipt import VerifyKey, check_signatures_and_hash, keys_to_fetch
 from bridge.engine.versions import RoomVersion
@@ -54,7 +54,7 @@ class Verifier:
         self,
         *,
         server_name: ServerName,
-        key: SigningKey,
+        key: Signer,
         keyring: KeyRing,
         names: Names,
         clock: Clock,

@@ -12,6 +12,7 @@ from tests.support.bot import (
     DIRECT,
     JULIET,
     NOBODY,
+    FakeKeys,
     FakePortals,
     FakeQueues,
     FakeResolver,
@@ -125,3 +126,15 @@ async def test_queue_commands_are_asked_in_the_callers_name() -> None:
     await dispatch.run(Caller(user_id=ADMIN), "drop outbox 12")
     assert queues.asked == [("retry", "all", ADMIN), ("drop", "outbox 12", ADMIN)]
     assert "0 waiting" in await dispatch.run(Caller(user_id=ADMIN), "queues")
+
+
+async def test_keys_are_shown_and_replaced_by_an_admin_only() -> None:
+    keys = FakeKeys()
+    dispatch = bench(keys=keys)
+    assert "for admins" in await dispatch.run(Caller(user_id=JULIET), "keys rotate")
+    assert "ed25519:k0 signs." in await dispatch.run(Caller(user_id=ADMIN), "keys")
+    assert "rotate" in await dispatch.run(Caller(user_id=ADMIN), "keys destroy")
+    assert keys.rotations == 0
+    told = await dispatch.run(Caller(user_id=ADMIN), "keys rotate")
+    assert "ed25519:k1 signs from now on" in told
+    assert "ed25519:k0 is retired" in await dispatch.run(Caller(user_id=ADMIN), "keys")

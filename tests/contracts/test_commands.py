@@ -36,6 +36,7 @@ LEVELS = {
     "queues": Level.ADMIN,
     "retry": Level.ADMIN,
     "drop": Level.ADMIN,
+    "keys": Level.ADMIN,
 }
 commands = pytest.mark.parametrize("command", COMMANDS, ids=lambda one: one.info.name)
 

@@ -9,7 +9,7 @@ from bridge.bot.context import Section, Waiting
 from bridge.bot.dispatch import Dispatch
 from bridge.errors import BadInput, NotFound
 from bridge.identity.resolver import Resolved
-from bridge.ids import RoomAlias, RoomId, ServerName, UserId, parse_room_alias, parse_room_id
+from bridge.ids import KeyId, RoomAlias, RoomId, ServerName, UserId, parse_room_alias, parse_room_id
 from bridge.policy.rights import Rights
 from bridge.portals.plumbing import PortalView
 from bridge.ports.matrix import RoomInfo
@@ -135,6 +135,23 @@ class FakeQueues:
         return "Dropped."
 
 
+class FakeKeys:
+    """Fits `bot.context.Keys`; `rotations` is how often they were replaced."""
+
+    def __init__(self) -> None:
+        self.rotations = 0
+
+    def in_use(self) -> Sequence[KeyId]:
+        return [KeyId(f"ed25519:k{self.rotations}")]
+
+    def retired(self) -> Sequence[tuple[KeyId, int]]:
+        return [(KeyId(f"ed25519:k{number}"), 0) for number in range(self.rotations)]
+
+    async def rotate(self) -> KeyId:
+        self.rotations += 1
+        return self.in_use()[0]
+
+
 class FakeJournal:
     """Fits `bot.context.Journal`: knows the stories that it is given."""
 
@@ -166,6 +183,7 @@ def bench(**parts: Any) -> Dispatch:
         "upgrades": FakeUpgrades(),
         "resolver": FakeResolver(),
         "queues": FakeQueues(),
+        "keys": FakeKeys(),
         "journal": FakeJournal(),
         "status": FakeStatus(),
     }

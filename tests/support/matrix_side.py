@@ -30,6 +30,7 @@ from bridge.federation.client.keyring import ServerKeyRing
 from bridge.federation.client.keystore import DatabaseKeyStore
 from bridge.federation.client.requests import PeerRequests
 from bridge.federation.client.transport import Transport
+from bridge.federation.own_keys import OwnKeys
 from bridge.federation.sender import Sender
 from bridge.federation.server.auth import Authentication
 from bridge.federation.server.events import Events
@@ -133,6 +134,7 @@ class MatrixSide:
         self.name = ServerName(f"localhost:{named_port or self.port}")
         self.routes: dict[ServerName, int] = {}
         self.key = SigningKey.from_seed("k1", secrets.token_bytes(32))
+        self.keys = OwnKeys.of(self.key)
         self.people = People()
         self.heard: list[Request] = []
         self.interfere: Interference | None = None
@@ -157,7 +159,7 @@ class MatrixSide:
         )
         transport = Transport(
             own_name=self.name,
-            key=self.key,
+            key=self.keys,
             client=client,
             discovery=Routed(self.routes, client=client, resolver=resolver, clock=self.clock),
             clock=self.clock,
@@ -165,14 +167,14 @@ class MatrixSide:
         requests = PeerRequests(transport=transport, clock=self.clock)
         keyring = ServerKeyRing(
             own_name=self.name,
-            own_keys={self.key.key_id: self.key.verify_key_base64},
+            own_keys=self.keys,
             transport=transport,
             store=DatabaseKeyStore(database),
             clock=self.clock,
         )
         rooms = build_rooms(
             server_name=self.name,
-            key=self.key,
+            key=self.keys,
             database=database,
             clock=self.clock,
             peers=requests,
@@ -191,7 +193,7 @@ class MatrixSide:
             authentication=Authentication(
                 own_name=self.name, keyring=keyring, clock=self.clock, on_heard=sender.on_heard
             ),
-            keys=Keys(own_name=self.name, key=self.key, clock=self.clock),
+            keys=Keys(own_name=self.name, keys=self.keys, clock=self.clock),
             transactions=Transactions(receiver=rooms.receiver),
             events=Events(own_name=self.name, answers=rooms.answers, clock=self.clock),
             membership=Membership(answers=rooms.answers),

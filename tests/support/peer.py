@@ -32,6 +32,7 @@ from bridge.engine.pdu import Pdu
 from bridge.engine.state import StateKey
 from bridge.engine.versions import RoomVersion, get_version
 from bridge.errors import NotFound
+from bridge.federation.own_keys import OwnKeys
 from bridge.federation.server.keys import Keys
 from bridge.federation.xmatrix import XMatrix, sign_request
 from bridge.ids import EventId, RoomId, ServerName, UserId
@@ -123,7 +124,7 @@ class FakePeer:
         )
         await self._server.start()
         self.name = ServerName(f"localhost:{self._server.addresses[0][1]}")
-        self._keys = Keys(own_name=self.name, key=self.key, clock=SystemClock())
+        self._keys = Keys(own_name=self.name, keys=OwnKeys.of(self.key), clock=SystemClock())
         trust = ssl.create_default_context(cafile=str(self._authority.certificate_file))
         self._session = aiohttp.ClientSession(
             timeout=_TIMEOUT, connector=aiohttp.TCPConnector(ssl=trust)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bridge.bot.commands import (
     drop,
     help,
+    keys,
     leave,
     list,
     plumb,
@@ -33,4 +34,5 @@ COMMANDS: tuple[Command, ...] = (
     queues.COMMAND,
     retry.COMMAND,
     drop.COMMAND,
+    keys.COMMAND,
 )

@@ -9,7 +9,7 @@ signing key validity period.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,6 +63,12 @@ class KeyStore(Protocol):
         ...
 
 
+class OwnKeyBook(Protocol):
+    """What is used of `OwnKeys`."""
+
+    def find(self, key_id: KeyId, at_ms: int) -> str | None: ...
+
+
 class KeyRequests(Protocol):
     """What is used of `Transport`."""
 
@@ -90,13 +96,13 @@ class _Attempt:
 
 
 class ServerKeyRing:
-    """`own_keys` are ours by key ID (current and old ones); they never expire here."""
+    """Keys of all servers; `own_keys` are ours, which need no asking."""
 
     def __init__(
         self,
         *,
         own_name: ServerName,
-        own_keys: Mapping[KeyId, str],
+        own_keys: OwnKeyBook,
         transport: KeyRequests,
         store: KeyStore,
         clock: Clock,
@@ -105,7 +111,7 @@ class ServerKeyRing:
         max_remembered: int = 10_000,
     ) -> None:
         self._own_name = own_name
-        self._own_keys = dict(own_keys)
+        self._own_keys = own_keys
         self._transport = transport
         self._store = store
         self._clock = clock
@@ -124,7 +130,7 @@ class ServerKeyRing:
         an event its `origin_server_ts` (0 where the room version does not look at validity).
         """
         if server == self._own_name:
-            return self._own_keys.get(key_id)
+            return self._own_keys.find(key_id, minimum_valid_until_ts)
         found = await self._find(server, key_id, minimum_valid_until_ts)
         if found is not None:
             return found.verify_key

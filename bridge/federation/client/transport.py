@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 
 from bridge.clock import Clock
 from bridge.engine.canonical import JsonObject, encode_canonical
-from bridge.engine.keys import SigningKey
+from bridge.engine.keys import Signer
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
 from bridge.federation.client.discovery import Discovery, HttpOut
 from bridge.federation.xmatrix import sign_request
@@ -44,7 +44,7 @@ class Transport:
         self,
         *,
         own_name: ServerName,
-        key: SigningKey,
+        key: Signer,
         client: HttpOut,
         discovery: Discovery,
         clock: Clock,

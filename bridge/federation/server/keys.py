@@ -8,8 +8,8 @@ from __future__ import annotations
 from bridge import __version__
 from bridge.clock import Clock
 from bridge.engine.canonical import JsonObject
-from bridge.engine.keys import SigningKey
 from bridge.engine.signing import sign_json
+from bridge.federation.own_keys import OwnKeys
 from bridge.ids import ServerName
 from bridge.web.routing import Request, Response
 
@@ -19,19 +19,29 @@ SOFTWARE = "Isthmus"
 
 
 class Keys:
-    def __init__(self, *, own_name: ServerName, key: SigningKey, clock: Clock) -> None:
+    def __init__(self, *, own_name: ServerName, keys: OwnKeys, clock: Clock) -> None:
         self._own_name = own_name
-        self._key = key
+        self._keys = keys
         self._clock = clock
 
     async def own(self, _: Request) -> Response:
+        return Response(json=self._document())
+
+    def _document(self) -> JsonObject:
+        """Signed with every key that is in use."""
+        keys = self._keys.current
         document: JsonObject = {
             "server_name": self._own_name,
-            "verify_keys": {self._key.key_id: {"key": self._key.verify_key_base64}},
-            "old_verify_keys": {},
+            "verify_keys": {key.key_id: {"key": key.verify_key_base64} for key in keys},
+            "old_verify_keys": {
+                key.key_id: {"key": key.verify_key_base64, "expired_ts": key.expired_ms}
+                for key in self._keys.old
+            },
             "valid_until_ts": self._clock.now_ms() + VALID_FOR_MS,
         }
-        return Response(json=sign_json(document, server=self._own_name, key=self._key))
+        for key in keys:
+            document = sign_json(document, server=self._own_name, key=key)
+        return document
 
     async def version(self, _: Request) -> Response:
         return Response(json={"server": {"name": SOFTWARE, "version": __version__}})

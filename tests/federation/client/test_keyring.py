@@ -12,6 +12,7 @@ from bridge.engine.keys import SigningKey
 from bridge.engine.signing import sign_json
 from bridge.errors import BadInput, IsthmusError, Refused, Unavailable
 from bridge.federation.client.keyring import ServerKey, ServerKeyRing, read_server_keys
+from bridge.federation.own_keys import OwnKeys
 from bridge.ids import KeyId, ServerName
 from bridge.rooms.network import KeyRing
 from tests.support.clock import FakeClock
@@ -98,7 +99,7 @@ class World:
     def restart(self) -> None:
         self.ring: KeyRing = ServerKeyRing(
             own_name=US,
-            own_keys={key("own").key_id: key("own").verify_key_base64},
+            own_keys=OwnKeys.of(key("own")),
             transport=self.network,
             store=self.store,
             clock=self.clock,

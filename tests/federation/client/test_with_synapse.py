@@ -15,6 +15,7 @@ from bridge.federation.client.discovery import Discovery
 from bridge.federation.client.keyring import ServerKey, ServerKeyRing
 from bridge.federation.client.requests import PeerRequests
 from bridge.federation.client.transport import Transport
+from bridge.federation.own_keys import OwnKeys
 from bridge.federation.server.keys import Keys
 from bridge.ids import EventId, KeyId, RoomAlias, RoomId, RoomVersionId, ServerName, UserId
 from bridge.net.addresses import AddressPolicy, parse_networks
@@ -67,7 +68,7 @@ async def us(synapse: Synapse, certificates: CertificateAuthority) -> AsyncItera
     )
     await server.start()
     name = ServerName(f"localhost:{server.addresses[0][1]}")
-    keys.append(Keys(own_name=name, key=KEY, clock=clock))
+    keys.append(Keys(own_name=name, keys=OwnKeys.of(KEY), clock=clock))
     resolver = DnsResolver()
     client = HttpClient(
         resolver=resolver,
@@ -83,7 +84,7 @@ async def us(synapse: Synapse, certificates: CertificateAuthority) -> AsyncItera
     )
     ring = ServerKeyRing(
         own_name=name,
-        own_keys={KEY.key_id: KEY.verify_key_base64},
+        own_keys=OwnKeys.of(KEY),
         transport=transport,
         store=Memory(),
         clock=clock,

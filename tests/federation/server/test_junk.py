@@ -18,6 +18,7 @@ from bridge.engine.canonical import check_canonical
 from bridge.engine.hashes import content_hash, event_id_of
 from bridge.engine.signing import sign_event
 from bridge.errors import BadInput
+from bridge.federation.own_keys import OwnKeys
 from bridge.federation.server.auth import Authentication, PeerEndpoint
 from bridge.federation.server.events import Events
 from bridge.federation.server.keys import Keys
@@ -139,7 +140,7 @@ class Door:
         self.table = RouteTable(
             federation_routes(
                 authentication=Trusting(origin),
-                keys=Keys(own_name=name, key=server.key, clock=clock),
+                keys=Keys(own_name=name, keys=OwnKeys.of(server.key), clock=clock),
                 transactions=Transactions(receiver=Impatient(rooms.receiver)),
                 events=Events(own_name=name, answers=rooms.answers, clock=clock),
                 membership=Membership(answers=rooms.answers),
