@@ -513,3 +513,35 @@ occupants = Table(
     Index(None, "absent_ms"),
 )
 """Their people in foreign chats that we visit, as far as Matrix has been told of them."""
+
+policy_rules = Table(
+    "policy_rules",
+    METADATA,
+    _serial("rule_id"),
+    # bot, or the ID of the policy room; those of the configuration are no rows
+    Column("source", Text, nullable=False),
+    # Of a policy room: event type and state key, a blank between them; of the bot's: ""
+    Column("source_key", Text, nullable=False),
+    # allow | deny, and server | user | room
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("glob", Text, nullable=False),
+    # The names of the scopes, blanks between them.
+    Column("scopes", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    # Who made it.
+    Column("made_by", Text, nullable=False),
+    Column("made_ms", BigInteger, nullable=False),
+    Index(None, "source", "source_key"),
+    sqlite_autoincrement=True,
+)
+"""The rules of the house."""
+
+policy_rooms = Table(
+    "policy_rooms",
+    METADATA,
+    Column("room_id", Text, primary_key=True),
+    Column("made_by", Text, nullable=False),
+    Column("made_ms", BigInteger, nullable=False),
+)
+"""Policy rooms whose rules hold here."""
