@@ -4,8 +4,8 @@ Letting somebody in: a template of an event on top of the room (`make_`), then t
 verified, judged like every received one, appended, and sent on by us to everybody else. Who may
 read: servers with a joined user that the room's ACL allows, and of what was said before only what
 the history visibility shows them. Spec: S2S, joining rooms; restricted rooms; leaving rooms;
-knocking upon a room;
-inviting to a room; backfilling and retrieving missing events; retrieving events.
+knocking upon a room; inviting to a room; third-party invites; backfilling and retrieving missing
+events; retrieving events.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from bridge.ids import (
 )
 from bridge.rooms.accept import Acceptor
 from bridge.rooms.bounds import GraphBounds
+from bridge.rooms.exchange import Exchange
 from bridge.rooms.load import KnownEvent, Room, RoomStates
 from bridge.rooms.network import Json, Lookups
 from bridge.rooms.outside import Outside
@@ -79,6 +80,7 @@ class Answers:
         verifier: Verifier,
         lookups: Lookups,
         underway: Underway,
+        exchange: Exchange,
         bounds: GraphBounds,
         new_trace: Callable[[], TraceId],
     ) -> None:
@@ -92,6 +94,7 @@ class Answers:
         self._verifier = verifier
         self._lookups = lookups
         self._underway = underway
+        self._exchange = exchange
         self._new_trace = new_trace
 
     # --- joins ------------------------------------------------------------------------------
@@ -272,6 +275,13 @@ class Answers:
                 signed, origin=origin, room_state=invite_room_state, trace_id=self._new_trace()
             )
         return signed.wire()
+
+    async def exchange_third_party_invite(
+        self, origin: ServerName, room_id: RoomId, event: Json
+    ) -> None:
+        """`origin` shows that one of its users is whom one of ours invited by another name."""
+        room = await self._open_room(origin, room_id)
+        await self._exchange.invite(origin, room, event, trace_id=self._new_trace())
 
     # --- reading ----------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from bridge.rooms.append import Appender
 from bridge.rooms.bounds import DEFAULTS, GraphBounds
 from bridge.rooms.create import RoomCreator
 from bridge.rooms.directory import Directory
+from bridge.rooms.exchange import Exchange
 from bridge.rooms.gaps import GapFiller
 from bridge.rooms.handshake import Handshake
 from bridge.rooms.load import RoomStates
@@ -168,6 +169,9 @@ def build_rooms(
             verifier=verifier,
             lookups=lookups,
             underway=underway,
+            exchange=Exchange(
+                server_name=server_name, states=states, invite_drafted=handshake.invite_drafted
+            ),
             bounds=bounds,
             new_trace=make_trace,
         ),

@@ -559,11 +559,19 @@ class Handshake:
         draft = Draft(
             room_id=room_id, type=MEMBER, sender=sender, content=content, state_key=target
         )
+        await self.invite_drafted(room, draft, transaction_id=transaction_id, trace_id=trace_id)
+
+    async def invite_drafted(
+        self, room: Room, draft: Draft, *, transaction_id: str | None, trace_id: TraceId
+    ) -> None:
+        """Of a user of another server, who is neither invited nor in."""
+        target = UserId(draft.state_key or "")
+        peer = server_of(target)
         invite, _ = await self._sender.build(room, draft)
-        stripped = await invite_state(self._states, room, sender)
-        with self._underway.inviting(room_id, target):
+        stripped = await invite_state(self._states, room, draft.sender)
+        with self._underway.inviting(room.room_id, target):
             answer = await self._peers.invite(
-                peer, room_id, invite.event_id, invite.wire(), room.version.id, stripped
+                peer, room.room_id, invite.event_id, invite.wire(), room.version.id, stripped
             )
             signed = await self._signed_by_invited(invite, peer, answer)
             await self._append_invite(signed, peer, transaction_id, trace_id)
@@ -584,7 +592,7 @@ class Handshake:
         raise BadInput(f"{peer} did not sign the invite validly")
 
     async def _append_invite(
-        self, invite: Pdu, peer: ServerName, transaction_id: str, trace_id: TraceId
+        self, invite: Pdu, peer: ServerName, transaction_id: str | None, trace_id: TraceId
     ) -> None:
         async def attempt() -> None:
             room = await self._states.joined_room(invite.room_id)

@@ -1,6 +1,7 @@
 """Joins, knocks, leaves and invites of other servers.
 
-Spec: S2S, joining rooms, knocking upon a room, inviting to a room, leaving rooms.
+Spec: S2S, joining rooms, knocking upon a room, inviting to a room, leaving rooms, third-party
+invites.
 """
 
 from __future__ import annotations
@@ -119,6 +120,12 @@ class Membership:
         except IncompatibleVersion as exc:
             return _incompatible(exc)
         return Response(json=[200, {"event": signed}])
+
+    async def exchange_third_party_invite(self, request: Request, origin: ServerName) -> Response:
+        await self._answers.exchange_third_party_invite(
+            origin, parse_room_id(request.params["room_id"]), request.json_object()
+        )
+        return Response(json={})
 
     async def _invited(
         self,

@@ -65,6 +65,12 @@ def federation_routes(
         signed("GET", f"{_V1}/make_leave/{{room_id}}/{{user_id}}", membership.make_leave),
         signed("PUT", f"{_V1}/send_leave/{{room_id}}/{{event_id}}", membership.send_leave_v1),
         signed("PUT", f"{_V2}/send_leave/{{room_id}}/{{event_id}}", membership.send_leave),
+        # Third-party invites.
+        signed(
+            "PUT",
+            f"{_V1}/exchange_third_party_invite/{{room_id}}",
+            membership.exchange_third_party_invite,
+        ),
         # Queries.
         signed("GET", f"{_V1}/query/directory", queries.directory),
         signed("GET", f"{_V1}/query/profile", queries.profile),

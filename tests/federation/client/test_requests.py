@@ -78,6 +78,8 @@ PATHS = {
     "make_join": "/_matrix/federation/v1/make_join/{room}/{user}",
     "send_join": "/_matrix/federation/v2/send_join/{room}/{event}",
     "send_join_v1": "/_matrix/federation/v1/send_join/{room}/{event}",
+    "make_knock": "/_matrix/federation/v1/make_knock/{room}/{user}",
+    "send_knock": "/_matrix/federation/v1/send_knock/{room}/{event}",
     "make_leave": "/_matrix/federation/v1/make_leave/{room}/{user}",
     "send_leave": "/_matrix/federation/v2/send_leave/{room}/{event}",
     "send_leave_v1": "/_matrix/federation/v1/send_leave/{room}/{event}",
@@ -192,6 +194,20 @@ async def test_send_join_does_not_fall_back_when_the_peer_says_no(world: World) 
         await world.requests.send_join(PEER, ROOM, EVENT, JOIN)
     assert caught.value.errcode == "M_FORBIDDEN"
     assert len(world.peer.asked) == 1
+
+
+async def test_a_knock_tells_what_it_is_about(world: World) -> None:
+    world.peer.give("make_knock", {"room_version": "10", "event": JOIN})
+    assert await world.requests.make_knock(PEER, ROOM, ALICE, [V10]) == ("10", JOIN)
+    assert world.peer.last.query_all("ver") == ("10",)
+    state = [{"type": "m.room.name"}, 3, None]
+    world.peer.give("send_knock", {"knock_room_state": state})
+    assert await world.requests.send_knock(PEER, ROOM, EVENT, JOIN) == state[:1]
+    assert world.peer.last.json() == JOIN
+    odds: tuple[Any, ...] = ({}, [], {"knock_room_state": "none"})
+    for odd in odds:
+        world.peer.give("send_knock", odd)
+        assert await world.requests.send_knock(PEER, ROOM, EVENT, JOIN) == []
 
 
 async def test_send_leave_falls_back_to_v1(world: World) -> None:

@@ -136,6 +136,7 @@ def signed_targets(world: World) -> list[tuple[str, str, Any]]:
         ("GET", f"{V1}/make_leave/{room}/{bob}", None),
         ("PUT", f"{V1}/send_leave/{room}/{said}", {}),
         ("PUT", f"{V2}/send_leave/{room}/{said}", {}),
+        ("PUT", f"{V1}/exchange_third_party_invite/{room}", {}),
         ("GET", f"{V1}/query/directory?room_alias={enc('#garden:' + world.us.name)}", None),
         ("GET", f"{V1}/query/profile?user_id={enc(world.alice)}", None),
     ]
