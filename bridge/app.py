@@ -49,6 +49,7 @@ from bridge.federation.server.membership import Membership as MembershipEndpoint
 from bridge.federation.server.queries import Queries
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
+from bridge.federation.server.well_known import well_known_routes
 from bridge.identity.resolver import NumberTemplate, Resolver, SourceSettings, Voucher
 from bridge.identity.sources import build_sources
 from bridge.ids import RoomVersionId, ServerName, UserId, parse_server_name, parse_user_id
@@ -378,6 +379,12 @@ class Gateway:
             events=Events(own_name=identity.server_name, answers=self._rooms.answers, clock=clock),
             membership=MembershipEndpoints(answers=self._rooms.answers),
             queries=Queries(own_name=identity.server_name, directory=self._rooms.directory),
+        )
+        known = settings.well_known
+        routes += well_known_routes(
+            server=None if known.server is None else ServerName(known.server),
+            contacts=[one.model_dump(exclude_none=True) for one in known.contacts],
+            support_page=known.support_page,
         )
         self._web = WebServer(
             routes=routes,

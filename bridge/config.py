@@ -190,6 +190,29 @@ class FederationSettings(_Section):
         return value
 
 
+class ContactSettings(_Section):
+    """Whom to write to about this server: `matrix_id`, `email_address` or both."""
+
+    role: str = "m.role.admin"
+    matrix_id: str | None = Field(default=None, pattern=r"^@[^:]+:.+$")
+    email_address: str | None = None
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.matrix_id is None and self.email_address is None:
+            raise ValueError("a contact has a matrix_id or an email_address")
+        return self
+
+
+class WellKnownSettings(_Section):
+    """What we answer under `/.well-known/matrix/`, where no web server before us does."""
+
+    server: str | None = Field(default=None, pattern=r"^[\]\[A-Za-z0-9.:-]+$")
+    """Name and port that other Matrix servers find us at; none: 404, they look elsewhere."""
+    contacts: tuple[ContactSettings, ...] = ()
+    support_page: str | None = Field(default=None, pattern=r"^https?://")
+
+
 class DeliverySettings(_Section):
     give_up_after_s: Positive = 3 * 24 * 3600
     """A message that could not become an event for so long is given up, its author told."""
@@ -234,6 +257,7 @@ class Settings(BaseSettings):
     """Who may do what with the bot: a Matrix user, a JID, a server or domain, or `*`; the most
     exact one counts. Who is not named may only do what concerns themselves."""
     federation: FederationSettings = FederationSettings()
+    well_known: WellKnownSettings = WellKnownSettings()
     delivery: DeliverySettings = DeliverySettings()
     log: LogSettings = LogSettings()
     xmpp: dict[str, Any] = Field(default_factory=dict)

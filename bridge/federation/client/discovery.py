@@ -141,7 +141,7 @@ class Discovery:
             endpoints = tuple(
                 Endpoint(host=record.target, port=record.port)
                 for record in records
-                if record.target and record.port
+                if record.port and _is_host(record.target)
             )
             if not endpoints:
                 raise Unavailable(f"{name} declines to be reached by {service}")
@@ -215,6 +215,14 @@ def _locate_directly(host: str, port: int | None) -> Location | None:
             certificate_name=host,
         )
     return None
+
+
+def _is_host(target: str) -> bool:
+    """A name or an address, and nothing that means more in a URL. Empty: declined."""
+    try:
+        return split_server_name(f"[{target}]" if ":" in target else target)[1] is None
+    except BadInput:
+        return False
 
 
 def _location(host: str, endpoints: tuple[Endpoint, ...]) -> Location:

@@ -108,6 +108,7 @@ class ServerKeyRing:
         clock: Clock,
         notaries: Sequence[ServerName] = (),
         max_fetches: int = 20,
+        queue_timeout_s: float = QUEUE_TIMEOUT_S,
         max_remembered: int = 10_000,
     ) -> None:
         self._own_name = own_name
@@ -116,6 +117,7 @@ class ServerKeyRing:
         self._store = store
         self._clock = clock
         self._notaries = tuple(name for name in notaries if name != own_name)
+        self._queue_timeout_s = queue_timeout_s
         self._fetching = asyncio.Semaphore(max_fetches)
         self._turns: Turns[ServerName] = Turns()
         self._keys: BoundedMap[tuple[ServerName, KeyId], ServerKey] = BoundedMap(max_remembered)
@@ -159,7 +161,7 @@ class ServerKeyRing:
             return
         failures = last.failures if last is not None else 0
         try:
-            async with asyncio.timeout(QUEUE_TIMEOUT_S):
+            async with asyncio.timeout(self._queue_timeout_s):
                 await self._fetching.acquire()
         except TimeoutError as exc:
             raise Unavailable("too many keys are being fetched", retry_after_s=REFETCH_S) from exc

@@ -187,6 +187,12 @@ async def test_step_6_the_name_itself_and_the_usual_port(world: World) -> None:
         answer({"m.server": 7}),
         answer({"m.server": "https://hs.example"}),
         answer({"m.server": ""}),
+        answer({"m.server": "hs.example/path"}),
+        answer({"m.server": "u@hs.example"}),
+        answer({"m.server": "hs.example\r\nX: 1"}),
+        answer({"m.server": "[2001:db8::1%\r\nX: 1]"}),
+        answer({"m.server": "hs.example:0"}),
+        answer({"m.server": "a" * 300}),
         BadInput("too large"),
         Unavailable("no connection"),
     ],
@@ -200,6 +206,21 @@ async def test_a_service_that_is_declined_makes_the_server_unreachable(world: Wo
     world.offer("_matrix-fed._tcp.m.example", ("", 0))
     with pytest.raises(Unavailable):
         await world.locate("m.example")
+
+
+async def test_a_service_at_what_is_no_host_is_passed_over(world: World) -> None:
+    world.offer(
+        "_matrix-fed._tcp.m.example",
+        ("a.example/path?x=", 1),
+        ("u@a.example", 2),
+        ("a.example:9", 3),
+        ("b.example", 4),
+        ("2001:db8::1", 5),
+    )
+    assert (await world.locate("m.example")).endpoints == (
+        Endpoint(host="b.example", port=4),
+        Endpoint(host="2001:db8::1", port=5),
+    )
 
 
 async def test_a_name_server_that_cannot_answer_for_services_is_passed_over(world: World) -> None:

@@ -344,3 +344,39 @@ async def test_without_notaries_nobody_else_is_asked(world: World) -> None:
     with pytest.raises(Unavailable):
         await world.ask("a")
     assert {peer for peer, _ in world.network.asked} == {PEER}
+
+
+async def test_nobody_waits_without_end_for_others_slow_keys(world: World) -> None:
+    """Anybody may name servers that answer slowly, as many as there are places to fetch."""
+    stuck = asyncio.Event()
+
+    class Slow(Network):
+        async def request(self, peer: ServerName, *_: Any, **__: Any) -> Any:
+            await stuck.wait()
+            raise Unavailable("nobody there")
+
+    ring = ServerKeyRing(
+        own_name=US,
+        own_keys={},
+        transport=Slow(),
+        store=world.store,
+        clock=world.clock,
+        max_fetches=1,
+        queue_timeout_s=0.01,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(_unavailable(ring, ServerName("slow.example")))
+        await asyncio.sleep(0)
+        for number in range(3):
+            assert await _unavailable(ring, ServerName(f"s{number}.example"))
+        assert not first.done()
+        stuck.set()
+    assert first.result()
+
+
+async def _unavailable(ring: ServerKeyRing, server: ServerName) -> bool:
+    try:
+        await ring.verify_key(server, KeyId("ed25519:1"), 0)
+    except Unavailable as exc:
+        return exc.retry_after_s is None or exc.retry_after_s > 0
+    return False
