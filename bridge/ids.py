@@ -40,32 +40,37 @@ def fits(text: str, max_bytes: int) -> bool:
     return size <= max_bytes
 
 
+def _shown(text: object) -> str:
+    """For an error: as much of a stranger's text as a log line should carry."""
+    return repr(text) if not isinstance(text, str) or len(text) <= 100 else f"{text[:100]!r}..."
+
+
 def split_server_name(name: str) -> tuple[str, int | None]:
     """Host (IPv6 in its brackets) and the explicit port. Spec: appendices, server name."""
     host, port = name, None
     if name.startswith("["):
         end = name.find("]")
         if end < 0:
-            raise BadInput(f"not a server name: {name!r}")
+            raise BadInput(f"not a server name: {_shown(name)}")
         host, rest = name[: end + 1], name[end + 1 :]
         # A zone (`%` and anything at all) is no part of a server name.
         if not _IPV6.fullmatch(host):
-            raise BadInput(f"not a server name: {name!r}")
+            raise BadInput(f"not a server name: {_shown(name)}")
         try:
             ipaddress.IPv6Address(host[1:-1])
         except ValueError as exc:
-            raise BadInput(f"not a server name: {name!r}") from exc
+            raise BadInput(f"not a server name: {_shown(name)}") from exc
         if rest and not rest.startswith(":"):
-            raise BadInput(f"not a server name: {name!r}")
+            raise BadInput(f"not a server name: {_shown(name)}")
         port_text = rest[1:] if rest else None
     else:
         host, colon, tail = name.partition(":")
         port_text = tail if colon else None
         if not _HOST.fullmatch(host):
-            raise BadInput(f"not a server name: {name!r}")
+            raise BadInput(f"not a server name: {_shown(name)}")
     if port_text is not None:
         if not _PORT.fullmatch(port_text) or not 0 < int(port_text) < 65536:
-            raise BadInput(f"not a server name: {name!r}")
+            raise BadInput(f"not a server name: {_shown(name)}")
         port = int(port_text)
     return host, port
 
@@ -86,12 +91,12 @@ def _check_server_name(text: str) -> None:
 
 def _split(text: object, sigil: str, kind: str) -> tuple[str, str]:
     if not isinstance(text, str) or not text.startswith(sigil):
-        raise BadInput(f"not a {kind}: {text!r}", errcode="M_INVALID_PARAM")
+        raise BadInput(f"not a {kind}: {_shown(text)}", errcode="M_INVALID_PARAM")
     if not fits(text, MAX_ID_BYTES):
         raise BadInput(f"{kind} over {MAX_ID_BYTES} bytes", errcode="M_INVALID_PARAM")
     local, colon, domain = text[1:].partition(":")
     if not colon or "\0" in text:
-        raise BadInput(f"not a {kind}: {text!r}", errcode="M_INVALID_PARAM")
+        raise BadInput(f"not a {kind}: {_shown(text)}", errcode="M_INVALID_PARAM")
     parse_server_name(domain)
     return local, domain
 
@@ -113,7 +118,7 @@ def parse_room_alias(text: object) -> RoomAlias:
 def parse_room_id(text: object) -> RoomId:
     """`!opaque:server`, or from version 12 `!` and a reference hash without a domain."""
     if not isinstance(text, str) or not text.startswith("!") or len(text) < 2 or "\0" in text:
-        raise BadInput(f"not a room ID: {text!r}", errcode="M_INVALID_PARAM")
+        raise BadInput(f"not a room ID: {_shown(text)}", errcode="M_INVALID_PARAM")
     if not fits(text, MAX_ID_BYTES):
         raise BadInput(f"room ID over {MAX_ID_BYTES} bytes", errcode="M_INVALID_PARAM")
     return RoomId(text)
@@ -122,7 +127,7 @@ def parse_room_id(text: object) -> RoomId:
 def parse_event_id(text: object) -> EventId:
     """`$` and something: the reference hash in version 4 and later, `$opaque:server` before."""
     if not isinstance(text, str) or text[:1] != "$" or len(text) < 2 or "\0" in text:
-        raise BadInput(f"not an event ID: {text!r}", errcode="M_INVALID_PARAM")
+        raise BadInput(f"not an event ID: {_shown(text)}", errcode="M_INVALID_PARAM")
     if len(text) > _SURELY_SHORT and not fits(text, MAX_ID_BYTES):
         raise BadInput(f"event ID over {MAX_ID_BYTES} bytes", errcode="M_INVALID_PARAM")
     return EventId(text)

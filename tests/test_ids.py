@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from bridge.errors import BadInput
-from bridge.ids import parse_server_name, parse_user_id, split_server_name
+from bridge.ids import (
+    parse_event_id,
+    parse_room_alias,
+    parse_room_id,
+    parse_server_name,
+    parse_user_id,
+    split_server_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +64,15 @@ def test_what_is_no_server_name_is_refused_wherever_it_stands(name: str) -> None
         parse_server_name(name)
     with pytest.raises(BadInput):
         parse_user_id(f"@user:{name}")
+
+
+@pytest.mark.parametrize(
+    "parse", [parse_event_id, parse_room_alias, parse_room_id, parse_server_name, parse_user_id]
+)
+@pytest.mark.parametrize("text", ["x" * 60_000, "@" + "x" * 60_000, "#!$" * 20_000])
+def test_an_error_shows_no_more_of_a_strangers_text_than_a_log_line_carries(
+    parse: Callable[[object], object], text: str
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse(text)
+    assert len(caught.value.reason) < 300

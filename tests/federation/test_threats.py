@@ -236,7 +236,12 @@ async def test_no_server_puts_words_into_the_mouths_of_anothers_users(
             }
             forged.append(world.peer.sign({**template, "sender": sender}, V12))
         stripped = (await world.peer.draft_message(world.room, world.bob, "stripped")).wire()
-        for signatures in ({}, {world.peer.name: {}}, {world.outsider.name: {"ed25519:k1": "AA"}}):
+        faults: list[dict[str, Any]] = [
+            {},
+            {world.peer.name: {}},
+            {world.outsider.name: {"ed25519:k1": "AA"}},
+        ]
+        for signatures in faults:
             changed = {**stripped, "signatures": signatures}
             forged.append(Pdu.parse(changed, V12))
         for number, pdu in enumerate(forged):
@@ -432,7 +437,7 @@ async def test_no_trick_in_a_path_leads_anywhere(
             for trick in TRICKS:
                 target = template.replace("{}", trick)
                 # A transaction ID may be anything that is text; its body is refused here.
-                body = {"pdus": {}} if "/send/" in template else {}
+                body: dict[str, Any] = {"pdus": {}} if "/send/" in template else {}
                 answer = await world.ask(method, target, None if method == "GET" else body)
                 assert 400 <= answer.status < 500, (target, answer.body)
                 assert answer.json()["errcode"].startswith("M_"), target

@@ -19,7 +19,12 @@ from bridge.errors import Refused
 from bridge.ids import UserId
 from tests.support.gateway import Gateway
 from tests.support.peer import FakePeer, PeerRoom, now_ms, path
-from tests.support.servers import MakeMatrixPerson, MakeXmppPerson, make_prosody
+from tests.support.servers import (
+    COMPONENT_SECRET,
+    MakeMatrixPerson,
+    MakeXmppPerson,
+    make_prosody,
+)
 
 Pair = tuple[Prosody, Prosody]
 
@@ -242,6 +247,53 @@ async def test_the_same_transaction_twice_is_one(chat: Chat) -> None:
     chat.room.add(pdu)
     await chat.still_works()
     assert [s.body for s in chat.juliet.transcript].count("once only") == 1
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+async def test_the_log_tells_no_words_and_no_secrets_whatever_goes_wrong(chat: Chat) -> None:
+    """At the level `debug`, which the gateway of these tests runs with."""
+    word = "petrichor"
+    body = {"msgtype": "m.text", "body": word, "formatted_body": f"<b>{word}</b>"}
+
+    def message(sender: UserId) -> dict[str, Any]:
+        return chat.peer.build(chat.room, sender, "m.room.message", body).wire()
+
+    good = chat.peer.message(chat.room, chat.eve, f"{word} good")
+    assert await chat.send(good.wire()) == {good.event_id: {}}
+    chat.room.add(good)
+    await chat.juliet.hear(f"{word} good", sender=chat.eve_address)
+    await chat.juliet.receipt(chat.juliet.say(chat.eve_address, f"{word} back"))
+    await chat.send(
+        message(chat.peer.user("mallory")),
+        message(UserId("@alice:localhost:1")),
+        {**message(chat.eve), "signatures": {}},
+        {**message(chat.eve), "content": {"body": f"{word} of another hash"}},
+        {**message(chat.eve), "content": {"body": word * 9_000}},
+        {**message(chat.eve), "half": 0.5},
+        {**message(chat.eve), "prev_events": word},
+        {**message(chat.eve), "type": 7, "body": word},
+    )
+    server, empty = chat.gateway.server_name, chat.peer.transaction()
+    for raw in (
+        b'{"pdus":[{"content":{"body":"petrichor',
+        b'{"pdus":["petrichor"],"edus":"petrichor","origin":"petrichor"}',
+        b'"petrichor"',
+    ):
+        status, _ = await chat.peer.send_raw(server, empty, raw=raw)
+        assert status in (400, 401)
+    chat.juliet.say(chat.gateway.address("@nobody:localhost:1"), f"{word} for nobody")
+    chat.juliet.say(chat.gateway.bot_address, f"{word} is no command")
+    await chat.still_works()
+
+    log = chat.gateway.log_text()
+    assert "debug" in log  # It is the talkative one.
+    assert word not in log
+    assert COMPONENT_SECRET not in log
+    key = chat.gateway.signing_key
+    assert key.to_text().rpartition(" ")[2] not in log
+    assert key.seed.hex() not in log
 
 
 # --- requests -------------------------------------------------------------------------------------

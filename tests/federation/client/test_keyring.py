@@ -357,7 +357,7 @@ async def test_nobody_waits_without_end_for_others_slow_keys(world: World) -> No
 
     ring = ServerKeyRing(
         own_name=US,
-        own_keys={},
+        own_keys=OwnKeys.of(key("own")),
         transport=Slow(),
         store=world.store,
         clock=world.clock,
