@@ -41,7 +41,7 @@ from bridge.rooms.network import Json, Lookups
 from bridge.rooms.outside import Outside
 from bridge.rooms.restricted import find_voucher, needs_voucher
 from bridge.rooms.send import Sender
-from bridge.rooms.stripped import stripped_state
+from bridge.rooms.stripped import look_at, stripped_state
 from bridge.rooms.underway import Underway
 from bridge.rooms.verify import Verifier
 from bridge.rooms.visibility import (
@@ -51,6 +51,9 @@ from bridge.rooms.visibility import (
     has_member,
     visible_form,
 )
+from bridge.telemetry.log import get_logger
+
+log = get_logger("rooms")
 
 
 class IncompatibleVersion(Refused):
@@ -269,10 +272,18 @@ class Answers:
         checked = await self._verifier.check(invite)
         if not await self._lookups.user_exists(target):
             raise NotFound(f"{target} does not exist")
+        told = await look_at(self._verifier, invite_room_state, version, room_id)
+        if told.wrong is not None:
+            log.info("incomplete invite", room_id=room_id, peer=origin, reason=told.wrong)
+            if version.whole_invite_state:
+                raise BadInput(f"invite_room_state: {told.wrong}", errcode="M_INVALID_PARAM")
         signed = countersign(checked, key=self._key, server=self._server_name)
         if room is None or not room.joined:
             await self._outside.store_invite(
-                signed, origin=origin, room_state=invite_room_state, trace_id=self._new_trace()
+                signed,
+                origin=origin,
+                room_state=told.kept(version),
+                trace_id=self._new_trace(),
             )
         return signed.wire()
 

@@ -40,7 +40,7 @@ from bridge.rooms.outside import Outside
 from bridge.rooms.past import Found, Past
 from bridge.rooms.restricted import find_voucher, needs_voucher
 from bridge.rooms.send import Sender
-from bridge.rooms.stripped import invite_state
+from bridge.rooms.stripped import invite_state, look_at
 from bridge.rooms.underway import Underway
 from bridge.rooms.verify import MAX_KEYS_PER_SERVER, Verifier
 from bridge.storage import events as event_rows
@@ -444,7 +444,12 @@ class Handshake:
         _check_template(template, room_id=room_id, user_id=user_id, membership="knock")
         knock = self._complete(template, content, version)
         state = await self._peers.send_knock(peer, room_id, knock.event_id, knock.wire())
-        await self._outside.store_knock(knock, peer=peer, room_state=state, trace_id=trace_id)
+        told = await look_at(self._verifier, state, version, room_id)
+        if told.wrong is not None:
+            log.info("incomplete knock", room_id=room_id, peer=peer, reason=told.wrong)
+        await self._outside.store_knock(
+            knock, peer=peer, room_state=told.kept(version), trace_id=trace_id
+        )
         log.info("knocked", room_id=room_id, peer=peer, version=version.id)
 
     # --- leave ------------------------------------------------------------------------------

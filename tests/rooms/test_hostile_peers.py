@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -44,9 +45,11 @@ def invite_event(
     )
 
 
-async def give_invite(origin: Server, to: Server, pdu: Pdu, version: str) -> Any:
+async def give_invite(
+    origin: Server, to: Server, pdu: Pdu, version: str, told: Sequence[Any] = ()
+) -> Any:
     return await to.rooms.answers.invite(
-        origin.name, pdu.room_id, pdu.event_id, wire(pdu.wire()), RoomVersionId(version), []
+        origin.name, pdu.room_id, pdu.event_id, wire(pdu.wire()), RoomVersionId(version), told
     )
 
 
@@ -130,7 +133,8 @@ async def test_an_answered_invite_does_not_come_back(network: Network) -> None:
     pdu = (await eve.rooms.queries.member(room_id, here.user("guest"))) or pytest.fail("no member")
     await here.backend.leave(user_id=here.user("guest"), room_id=room_id)
     assert await stored_invites(here, room_id) == []
-    await give_invite(eve, here, pdu, "12")
+    told = [one.wire() for one in await eve.rooms.queries.state(room_id, "m.room.create")]
+    await give_invite(eve, here, pdu, "12", told)
     assert pdu.event_id == event_id
     assert await stored_invites(here, room_id) == []
 

@@ -119,6 +119,8 @@ class Network:
         self.tamper: Callable[[str, Any], Any] = lambda endpoint, answer: answer
         self.after_answer: Callable[[str], Awaitable[None]] | None = None
         self.lose_pdu: Callable[[ServerName, Json], bool] = lambda peer, pdu: False
+        self.keys_away: set[ServerName] = set()
+        """Servers whose keys cannot be had."""
         self.bounds = DEFAULTS
         """Of the servers that are added from now on."""
         self._folder = folder
@@ -245,6 +247,8 @@ class NetworkKeys:
     async def verify_key(
         self, server: ServerName, key_id: KeyId, minimum_valid_until_ts: int
     ) -> str | None:
+        if server in self._network.keys_away:
+            raise Unavailable(f"no keys of {server}")
         there = self._network.servers.get(server)
         if there is None or there.key.key_id != key_id:
             return None

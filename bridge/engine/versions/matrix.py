@@ -216,4 +216,6 @@ V12 = replace(
     auth=replace(V11.auth, create_in_auth_events=False, privileged_creators=True),
     # rooms/v12, state resolution
     stateres=StateResolutionRules(starts_empty=True, conflicted_subgraph=True),
+    # S2S, PUT /v2/invite
+    whole_invite_state=True,
 )

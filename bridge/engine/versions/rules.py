@@ -129,3 +129,7 @@ class RoomVersion:
     invited_by_v1: bool = False
     """Invites into its rooms may come by the first endpoint, which names no version.
     Spec: S2S, PUT /v1/invite."""
+    whole_invite_state: bool = False
+    """An invite is refused unless the state beside it is whole events of the room with its create
+    event; of a knock's answer only such events count. From 12; before, servers may.
+    Spec: S2S, PUT /v2/invite; PUT /v1/send_knock; MSC4311."""

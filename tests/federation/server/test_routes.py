@@ -481,7 +481,9 @@ async def test_an_invite_is_signed_and_kept(
     async with world_of(certificates, tmp_path, sqlite_template) as world:
         room = await world.peer.create_room(world.bob)
         pdu = await world.peer.draft_invite(room, world.bob, world.alice)
-        body = {"event": pdu.wire(), "room_version": "12", "invite_room_state": []}
+        told = await world.peer.rooms.queries.state(room, "m.room.create")
+        body: dict[str, Any] = {"event": pdu.wire(), "room_version": "12"}
+        body["invite_room_state"] = [one.wire() for one in told]
         target = f"{V2}/invite/{enc(room)}/{enc(pdu.event_id)}"
         invite = f"{V2}/invite/{{}}/{{}}"
         answer = await world.good("PUT", target, invite, body)
@@ -504,6 +506,11 @@ async def test_an_invite_is_signed_and_kept(
 
         for wrong in ({"event": pdu.wire()}, {"room_version": "12"}, {}):
             assert await world.bad("PUT", target, invite, wrong) == (400, "M_MISSING_PARAM")
+        # Whole events of this room, its create event among them. Spec: S2S, PUT /v2/invite.
+        stripped = [{"type": one.type, "content": one.content, "state_key": ""} for one in told]
+        for wrong_state in ([], stripped, None):
+            wrong = {**body, "invite_room_state": wrong_state}
+            assert await world.bad("PUT", target, invite, wrong) == (400, "M_INVALID_PARAM")
         nobody = await world.peer.draft_invite(room, world.bob, world.us.user("no-body"))
         body = {"event": nobody.wire(), "room_version": "12"}
         target = f"{V2}/invite/{enc(room)}/{enc(nobody.event_id)}"
