@@ -46,6 +46,7 @@ from bridge.federation.server.auth import Authentication
 from bridge.federation.server.events import Events
 from bridge.federation.server.keys import Keys
 from bridge.federation.server.membership import Membership as MembershipEndpoints
+from bridge.federation.server.notary import Notary
 from bridge.federation.server.queries import Queries
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
@@ -367,6 +368,7 @@ class Gateway:
 
     def _build_web(self) -> None:
         identity, clock, settings = self._identity, self._clock, self._settings
+        keys = Keys(own_name=identity.server_name, keys=self._keys, clock=clock)
         routes: tuple[Route, ...] = federation_routes(
             authentication=Authentication(
                 own_name=identity.server_name,
@@ -374,7 +376,14 @@ class Gateway:
                 clock=clock,
                 on_heard=self._sender.on_heard,
             ),
-            keys=Keys(own_name=identity.server_name, keys=self._keys, clock=clock),
+            keys=keys,
+            notary=Notary(
+                own_name=identity.server_name,
+                own=keys,
+                keys=self._keys,
+                documents=self._keyring,
+                clock=clock,
+            ),
             transactions=Transactions(receiver=self._rooms.receiver),
             events=Events(own_name=identity.server_name, answers=self._rooms.answers, clock=clock),
             membership=MembershipEndpoints(answers=self._rooms.answers),

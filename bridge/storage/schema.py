@@ -291,6 +291,17 @@ server_keys = Table(
     Column("fetched_ms", BigInteger, nullable=False),
 )
 
+key_documents = Table(
+    "key_documents",
+    METADATA,
+    Column("server", Text, primary_key=True),
+    # As the server signed it; nobody else's signature is in it.
+    Column("json", Text, nullable=False),
+    Column("valid_until_ms", BigInteger, nullable=False),
+    Column("fetched_ms", BigInteger, nullable=False),
+)
+"""The newest key document of each server, for those who ask us as their notary."""
+
 peers = Table(
     "peers",
     METADATA,

@@ -1,15 +1,17 @@
-"""Keys of other servers that we fetched."""
+"""Keys of other servers that we fetched, and the documents in which they published them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import delete, insert, select
 
 from bridge.ids import KeyId, ServerName
 from bridge.storage.database import Transaction
-from bridge.storage.schema import server_keys
+from bridge.storage.schema import key_documents, server_keys
+
+BATCH = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,16 @@ class KeyRow:
     verify_key: str
     valid_until_ms: int
     expired_ms: int | None
+    fetched_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentRow:
+    """`json` is the canonical text that the server signed, with its own signatures."""
+
+    server: ServerName
+    json: str
+    valid_until_ms: int
     fetched_ms: int
 
 
@@ -58,3 +70,35 @@ def put(tx: Transaction, keys: Iterable[KeyRow]) -> None:
                 fetched_ms=key.fetched_ms,
             )
         )
+
+
+def find_documents(tx: Transaction, servers: Sequence[ServerName]) -> list[DocumentRow]:
+    """Of those servers that we have one of, in no order."""
+    found: list[DocumentRow] = []
+    for start in range(0, len(servers), BATCH):
+        rows = tx.execute(
+            select(key_documents).where(key_documents.c.server.in_(servers[start : start + BATCH]))
+        )
+        found.extend(
+            DocumentRow(
+                server=ServerName(row.server),
+                json=row.json,
+                valid_until_ms=row.valid_until_ms,
+                fetched_ms=row.fetched_ms,
+            )
+            for row in rows
+        )
+    return found
+
+
+def put_document(tx: Transaction, document: DocumentRow) -> None:
+    """Replaces the server's."""
+    tx.execute(delete(key_documents).where(key_documents.c.server == document.server))
+    tx.execute(
+        insert(key_documents).values(
+            server=document.server,
+            json=document.json,
+            valid_until_ms=document.valid_until_ms,
+            fetched_ms=document.fetched_ms,
+        )
+    )

@@ -34,6 +34,7 @@ CALLS: dict[str, tuple[dict[str, str], str]] = {
     "queues": ({}, "parked"),
     "retry": ({"ID": "all"}, "tried again now"),
     "drop": ({"ID": "outbox 999999"}, "there is no row"),
+    "keys": ({}, "signs."),
 }
 """Arguments that each command takes, and what its answer contains."""
 

@@ -36,6 +36,7 @@ from bridge.federation.server.auth import Authentication
 from bridge.federation.server.events import Events
 from bridge.federation.server.keys import Keys
 from bridge.federation.server.membership import Membership
+from bridge.federation.server.notary import Notary
 from bridge.federation.server.queries import Queries
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
@@ -189,11 +190,19 @@ class MatrixSide:
             random=random.Random(1),
             backoff=self._backoff,
         )
+        keys = Keys(own_name=self.name, keys=self.keys, clock=self.clock)
         routes = federation_routes(
             authentication=Authentication(
                 own_name=self.name, keyring=keyring, clock=self.clock, on_heard=sender.on_heard
             ),
-            keys=Keys(own_name=self.name, keys=self.keys, clock=self.clock),
+            keys=keys,
+            notary=Notary(
+                own_name=self.name,
+                own=keys,
+                keys=self.keys,
+                documents=keyring,
+                clock=self.clock,
+            ),
             transactions=Transactions(receiver=rooms.receiver),
             events=Events(own_name=self.name, answers=rooms.answers, clock=self.clock),
             membership=Membership(answers=rooms.answers),

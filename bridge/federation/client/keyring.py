@@ -2,20 +2,26 @@
 
 A key counts until `valid_until_ts` (at most seven days from when we fetched it), an old key until
 its `expired_ts`. What we have is used while it counts for the time asked about; otherwise the
-server is asked again, but never in quick succession. Spec: S2S, retrieving server keys; rooms/v5,
-signing key validity period.
+server is asked again, but never in quick succession.
+
+A key that is known under an ID is not replaced by another under the same ID, unless the server
+itself says so after the known one has run out: an ID has one key. What servers publish is kept as
+they signed it, for those whose notary we are.
+
+Spec: S2S, retrieving server keys; rooms/v5, signing key validity period.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bridge.clock import Clock
-from bridge.engine.canonical import JsonObject, check_canonical
-from bridge.engine.keys import ALGORITHM
+from bridge.engine.canonical import JsonObject, check_canonical, encode_canonical
+from bridge.engine.keys import ALGORITHM, decode_base64
 from bridge.engine.signing import check_json_signature, signatures_of
 from bridge.errors import BadInput, IsthmusError, Unavailable
 from bridge.federation.client.memory import BoundedMap, Turns
@@ -25,7 +31,11 @@ from bridge.telemetry.log import get_logger
 
 MAX_VALIDITY_MS = 7 * 24 * 3600 * 1000
 MAX_ANSWER_BYTES = 256 * 1024
+MAX_DOCUMENT_BYTES = 64 * 1024
+"""Of one server's own document; a notary may give several at once."""
 MAX_KEYS = 200
+MAX_KEY_LENGTH = 100
+_KEY_ID = re.compile(rf"{ALGORITHM}:[\x21-\x7e]{{1,200}}")
 FETCH_TIMEOUT_S = 20.0
 QUEUE_TIMEOUT_S = 30.0
 """How long one waits for its turn to fetch: anybody may name servers that answer slowly."""
@@ -53,13 +63,36 @@ class ServerKey:
         return ts_ms <= (self.valid_until_ms if self.expired_ms is None else self.expired_ms)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyDocument:
+    """What a server published. `json` is canonical and carries the server's own signatures only."""
+
+    server: ServerName
+    json: str
+    valid_until_ms: int
+    """As it says."""
+    fetched_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Published:
+    """One good document, read."""
+
+    keys: Sequence[ServerKey]
+    document: KeyDocument
+
+
 class KeyStore(Protocol):
     """Where fetched keys survive a restart."""
 
     async def find(self, server: ServerName, key_id: KeyId) -> ServerKey | None: ...
 
-    async def put(self, keys: Sequence[ServerKey]) -> None:
-        """Replaces what is there for the same server and key ID."""
+    async def put(self, keys: Sequence[ServerKey], document: KeyDocument | None = None) -> None:
+        """Replaces what is there for the same server and key ID, and the server's document."""
+        ...
+
+    async def find_documents(self, servers: Sequence[ServerName]) -> Sequence[KeyDocument]:
+        """Of those servers of which there is one."""
         ...
 
 
@@ -133,15 +166,27 @@ class ServerKeyRing:
         """
         if server == self._own_name:
             return self._own_keys.find(key_id, minimum_valid_until_ts)
+        if not _KEY_ID.fullmatch(key_id):
+            return None
         found = await self._find(server, key_id, minimum_valid_until_ts)
         if found is not None:
             return found.verify_key
         async with self._turns.turn(server):
             found = await self._find(server, key_id, minimum_valid_until_ts)
             if found is None:
-                await self._refresh(server, key_id, minimum_valid_until_ts)
+                await self._refresh(server, (key_id, minimum_valid_until_ts))
                 found = await self._find(server, key_id, minimum_valid_until_ts)
         return None if found is None else found.verify_key
+
+    async def documents(self, servers: Sequence[ServerName]) -> Mapping[ServerName, KeyDocument]:
+        """What those servers published last, as far as we know it. Nobody is asked."""
+        found = await self._store.find_documents(servers)
+        return {document.server: document for document in found}
+
+    async def renew_document(self, server: ServerName) -> None:
+        """Asks the server itself, no notary, unless it was asked lately. Raises `Unavailable`."""
+        async with self._turns.turn(server):
+            await self._refresh(server, None)
 
     async def _find(self, server: ServerName, key_id: KeyId, ts_ms: int) -> ServerKey | None:
         known = self._keys.get((server, key_id))
@@ -151,8 +196,11 @@ class ServerKeyRing:
                 self._keys.put((server, key_id), known)
         return known if known is not None and known.counts_at(ts_ms) else None
 
-    async def _refresh(self, server: ServerName, key_id: KeyId, ts_ms: int) -> None:
-        """Ask the server, then the notaries, until the key counts. Raises `Unavailable`."""
+    async def _refresh(self, server: ServerName, wanted: tuple[KeyId, int] | None) -> None:
+        """Ask the server, then the notaries, until the wanted key counts for the time.
+
+        Where none is wanted the server alone is asked. Raises `Unavailable`.
+        """
         now = self._clock.monotonic_s()
         last = self._attempts.get(server)
         if last is not None and now < last.next_s:
@@ -166,8 +214,9 @@ class ServerKeyRing:
         except TimeoutError as exc:
             raise Unavailable("too many keys are being fetched", retry_after_s=REFETCH_S) from exc
         try:
-            await self._fetch(server, key_id, ts_ms)
-        except Unavailable:
+            await self._fetch(server, wanted)
+        except (Unavailable, asyncio.CancelledError):
+            # Whoever had no patience has asked all the same.
             wait_s = min(REFETCH_S * 2 ** min(failures, 10), MAX_RETRY_S)
             self._attempts.put(server, self._attempt(wait_s, failures + 1))
             raise
@@ -178,57 +227,85 @@ class ServerKeyRing:
     def _attempt(self, wait_s: float, failures: int) -> _Attempt:
         return _Attempt(next_s=self._clock.monotonic_s() + wait_s, failures=failures)
 
-    async def _fetch(self, server: ServerName, key_id: KeyId, ts_ms: int) -> None:
+    async def _fetch(self, server: ServerName, wanted: tuple[KeyId, int] | None) -> None:
         failure: IsthmusError | None = None
         answered = False
         for notary in (None, *(name for name in self._notaries if name != server)):
             try:
                 if notary is None:
-                    keys = await self._ask_directly(server)
+                    published = [await self._ask_directly(server)]
+                elif wanted is None:
+                    break
                 else:
-                    keys = await self._ask_notary(notary, server, key_id, ts_ms)
+                    published = await self._ask_notary(notary, server, *wanted)
             except IsthmusError as exc:
                 self._count(notary, "failed")
                 log.info("keys not fetched", peer=server, notary=notary, reason=exc.reason)
                 failure = failure or exc
                 continue
             self._count(notary, "ok")
-            answered = answered or notary is None or bool(keys)
-            await self._remember(keys)
-            if any(key.key_id == key_id and key.counts_at(ts_ms) for key in keys):
+            answered = answered or notary is None or bool(published)
+            for each in published:
+                await self._remember(each, direct=notary is None)
+            if wanted is None or await self._find(server, *wanted) is not None:
                 return
         if not answered:
             reason = failure.reason if failure is not None else "nobody has them"
             raise Unavailable(f"no keys of {server}: {reason}") from failure
 
-    async def _remember(self, keys: Sequence[ServerKey]) -> None:
-        """Store what says more than what is there: a notary may answer from an old copy."""
-        fresh = []
-        for key in keys:
+    async def _remember(self, published: _Published, *, direct: bool) -> None:
+        """Store what says more than what is there: a notary may answer from an old copy.
+
+        A document that gives a known ID to another key is kept from those who ask us.
+        """
+        fresh, good = [], True
+        for key in published.keys:
             known = self._keys.get((key.server, key.key_id))
             known = known or await self._store.find(key.server, key.key_id)
-            if known is None or _replaces(key, known):
+            if known is not None and not _is_same_key(key, known):
+                if not (direct and self._may_change(known)):
+                    good = False
+                    log.warning(
+                        "a key changed under its ID, which is refused",
+                        peer=key.server,
+                        key_id=key.key_id,
+                        rule="key.changed",
+                        direct=direct,
+                    )
+                    continue
                 fresh.append(key)
-        if fresh:
-            await self._store.put(fresh)
+            elif known is None or _replaces(key, known):
+                fresh.append(key)
+        document = published.document if good else None
+        if document is not None and not direct:
+            there = (await self.documents([document.server])).get(document.server)
+            if there is not None and there.valid_until_ms >= document.valid_until_ms:
+                document = None
+        if fresh or document is not None:
+            await self._store.put(fresh, document)
             for key in fresh:
                 self._keys.put((key.server, key.key_id), key)
 
-    async def _ask_directly(self, server: ServerName) -> list[ServerKey]:
+    def _may_change(self, known: ServerKey) -> bool:
+        """A server that was set up anew, with the same ID by chance or by habit: as soon as nobody
+        would believe its former key for anything new. A retired key stays what it was."""
+        return known.expired_ms is None and known.valid_until_ms < self._clock.now_ms()
+
+    async def _ask_directly(self, server: ServerName) -> _Published:
         answer = await self._transport.request(
             server,
             "GET",
             "/_matrix/key/v2/server",
             endpoint="keys",
             timeout_s=FETCH_TIMEOUT_S,
-            max_bytes=MAX_ANSWER_BYTES,
+            max_bytes=MAX_DOCUMENT_BYTES,
             signed=False,
         )
-        return read_server_keys(answer, server, now_ms=self._clock.now_ms())
+        return _read(answer, server, now_ms=self._clock.now_ms())
 
     async def _ask_notary(
         self, notary: ServerName, server: ServerName, key_id: KeyId, ts_ms: int
-    ) -> list[ServerKey]:
+    ) -> list[_Published]:
         """The notary's own keys come from itself; both signatures must be there."""
         criteria = {"minimum_valid_until_ts": ts_ms}
         answer = await self._transport.request(
@@ -243,14 +320,14 @@ class ServerKeyRing:
         entries = answer.get("server_keys") if isinstance(answer, dict) else None
         if not isinstance(entries, list):
             raise BadInput("a notary's answer without server_keys")
-        found: list[ServerKey] = []
+        found: list[_Published] = []
         for entry in entries[:MAX_KEYS]:
             if not isinstance(entry, dict) or entry.get("server_name") != server:
                 continue
-            keys = read_server_keys(entry, server, now_ms=self._clock.now_ms())
+            published = _read(entry, server, now_ms=self._clock.now_ms())
             if not await self._is_signed_by_notary(entry, notary):
                 raise BadInput(f"{notary} did not sign the keys it gave")
-            found.extend(keys)
+            found.append(published)
         return found
 
     async def _is_signed_by_notary(self, entry: JsonObject, notary: ServerName) -> bool:
@@ -258,8 +335,7 @@ class ServerKeyRing:
         for key_id in list(signatures_of(entry, notary))[:5]:
             known = await self._find(notary, key_id, now_ms)
             if known is None:
-                keys = await self._ask_directly(notary)
-                await self._remember(keys)
+                await self._remember(await self._ask_directly(notary), direct=True)
                 known = await self._find(notary, key_id, now_ms)
             if known is not None and check_json_signature(
                 entry, server=notary, key_id=key_id, verify_key=known.verify_key
@@ -271,11 +347,31 @@ class ServerKeyRing:
         metrics.KEY_FETCHES.labels("server" if notary is None else "notary", outcome).inc()
 
 
+def _is_same_key(one: ServerKey, other: ServerKey) -> bool:
+    return decode_base64(one.verify_key) == decode_base64(other.verify_key)
+
+
 def _replaces(new: ServerKey, known: ServerKey) -> bool:
     """An expiry is final unless the key is published again; otherwise the longer validity wins."""
-    if new.verify_key != known.verify_key or known.expired_ms is not None:
+    if known.expired_ms is not None:
         return True
     return new.expired_ms is not None or new.valid_until_ms >= known.valid_until_ms
+
+
+def _read(answer: Any, server: ServerName, *, now_ms: int) -> _Published:
+    """Raises `BadInput`."""
+    keys = read_server_keys(answer, server, now_ms=now_ms)
+    own = {**answer, "signatures": {server: signatures_of(answer, server)}}
+    json = encode_canonical({key: own[key] for key in own if key != "unsigned"})
+    if len(json) > MAX_DOCUMENT_BYTES:
+        raise BadInput(f"the key document of {server} is too large")
+    document = KeyDocument(
+        server=server,
+        json=json.decode("utf-8"),
+        valid_until_ms=answer["valid_until_ts"],
+        fetched_ms=now_ms,
+    )
+    return _Published(keys=keys, document=document)
 
 
 def read_server_keys(answer: Any, server: ServerName, *, now_ms: int) -> list[ServerKey]:
@@ -332,5 +428,12 @@ def _listed(value: object, name: str) -> Iterable[tuple[KeyId, dict[str, Any]]]:
     for key_id, entry in value.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("key"), str):
             raise BadInput(f"{name} has an entry without a key")
-        if key_id.startswith(f"{ALGORITHM}:"):
+        if _KEY_ID.fullmatch(key_id) and _is_key(entry["key"]):
             yield KeyId(key_id), entry
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return len(text) <= MAX_KEY_LENGTH and len(decode_base64(text)) == 32
+    except BadInput:
+        return False

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridge.federation.client.keyring import ServerKey
+from bridge.federation.client.keyring import KeyDocument, ServerKey
 from bridge.ids import KeyId, ServerName
 from bridge.storage import server_keys
-from bridge.storage.database import Database
+from bridge.storage.database import Database, Transaction
 
 
 class DatabaseKeyStore:
@@ -27,7 +27,7 @@ class DatabaseKeyStore:
             fetched_ms=row.fetched_ms,
         )
 
-    async def put(self, keys: Sequence[ServerKey]) -> None:
+    async def put(self, keys: Sequence[ServerKey], document: KeyDocument | None = None) -> None:
         rows = [
             server_keys.KeyRow(
                 server=key.server,
@@ -39,4 +39,30 @@ class DatabaseKeyStore:
             )
             for key in keys
         ]
-        await self._database.write(lambda tx: server_keys.put(tx, rows))
+        published = None
+        if document is not None:
+            published = server_keys.DocumentRow(
+                server=document.server,
+                json=document.json,
+                valid_until_ms=document.valid_until_ms,
+                fetched_ms=document.fetched_ms,
+            )
+
+        def unit(tx: Transaction) -> None:
+            server_keys.put(tx, rows)
+            if published is not None:
+                server_keys.put_document(tx, published)
+
+        await self._database.write(unit)
+
+    async def find_documents(self, servers: Sequence[ServerName]) -> Sequence[KeyDocument]:
+        rows = await self._database.read(lambda tx: server_keys.find_documents(tx, servers))
+        return [
+            KeyDocument(
+                server=row.server,
+                json=row.json,
+                valid_until_ms=row.valid_until_ms,
+                fetched_ms=row.fetched_ms,
+            )
+            for row in rows
+        ]

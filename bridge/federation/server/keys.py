@@ -25,10 +25,10 @@ class Keys:
         self._clock = clock
 
     async def own(self, _: Request) -> Response:
-        return Response(json=self._document())
+        return Response(json=self.document())
 
-    def _document(self) -> JsonObject:
-        """Signed with every key that is in use."""
+    def document(self) -> JsonObject:
+        """What we publish: signed with every key that is in use."""
         keys = self._keys.current
         document: JsonObject = {
             "server_name": self._own_name,

@@ -9,10 +9,13 @@ from bridge.federation.server.auth import Authentication, PeerEndpoint
 from bridge.federation.server.events import Events
 from bridge.federation.server.keys import Keys
 from bridge.federation.server.membership import Membership
+from bridge.federation.server.notary import MAX_BODY_BYTES as MAX_KEY_QUERY_BYTES
+from bridge.federation.server.notary import Notary
 from bridge.federation.server.queries import Queries
 from bridge.federation.server.transactions import MAX_BODY_BYTES, Transactions
 from bridge.web.routing import Route
 
+_KEY = "/_matrix/key/v2"
 _V1 = "/_matrix/federation/v1"
 _V2 = "/_matrix/federation/v2"
 
@@ -21,6 +24,7 @@ def federation_routes(
     *,
     authentication: Authentication,
     keys: Keys,
+    notary: Notary,
     transactions: Transactions,
     events: Events,
     membership: Membership,
@@ -41,7 +45,21 @@ def federation_routes(
     return (
         # Server implementation, and keys.
         Route(method="GET", path=f"{_V1}/version", endpoint=keys.version),
-        Route(method="GET", path="/_matrix/key/v2/server", endpoint=keys.own),
+        Route(method="GET", path=f"{_KEY}/server", endpoint=keys.own),
+        # As it used to be asked for; which key is named makes no difference.
+        Route(method="GET", path=f"{_KEY}/server/{{key_id}}", endpoint=keys.own),
+        Route(
+            method="POST",
+            path=f"{_KEY}/query",
+            endpoint=notary.query,
+            max_body_bytes=MAX_KEY_QUERY_BYTES,
+        ),
+        Route(method="GET", path=f"{_KEY}/query/{{server_name}}", endpoint=notary.query_one),
+        Route(
+            method="GET",
+            path=f"{_KEY}/query/{{server_name}}/{{key_id}}",
+            endpoint=notary.query_one,
+        ),
         # Transactions.
         signed("PUT", f"{_V1}/send/{{txn_id}}", transactions.send, MAX_BODY_BYTES),
         # PDUs: auth chains, backfill, events, state.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +12,9 @@ from bridge.engine.canonical import JsonObject
 from bridge.engine.keys import SigningKey
 from bridge.engine.signing import sign_json
 from bridge.errors import BadInput, IsthmusError, Refused, Unavailable
-from bridge.federation.client.keyring import ServerKey, ServerKeyRing, read_server_keys
+from bridge.federation.client.keyring import KeyDocument, ServerKey, ServerKeyRing, read_server_keys
 from bridge.federation.own_keys import OwnKeys
 from bridge.ids import KeyId, ServerName
-from bridge.rooms.network import KeyRing
 from tests.support.clock import FakeClock
 
 US = ServerName("us.example")
@@ -45,13 +45,19 @@ def document(
 @dataclass
 class Store:
     keys: dict[tuple[ServerName, KeyId], ServerKey] = field(default_factory=dict)
+    documents: dict[ServerName, KeyDocument] = field(default_factory=dict)
 
     async def find(self, server: ServerName, key_id: KeyId) -> ServerKey | None:
         return self.keys.get((server, key_id))
 
-    async def put(self, keys: Sequence[ServerKey]) -> None:
+    async def put(self, keys: Sequence[ServerKey], document: KeyDocument | None = None) -> None:
         for each in keys:
             self.keys[each.server, each.key_id] = each
+        if document is not None:
+            self.documents[document.server] = document
+
+    async def find_documents(self, servers: Sequence[ServerName]) -> Sequence[KeyDocument]:
+        return [self.documents[server] for server in servers if server in self.documents]
 
 
 @dataclass
@@ -97,7 +103,7 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        self.ring: KeyRing = ServerKeyRing(
+        self.ring = ServerKeyRing(
             own_name=US,
             own_keys=OwnKeys.of(key("own")),
             transport=self.network,
@@ -265,7 +271,7 @@ def _tampered(change: Mapping[str, Any]) -> JsonObject:
             PEER,
             key("a"),
             valid_until_ts=1,
-            old={"ed25519:x": {"key": "abc", "expired_ts": "then"}},
+            old={"ed25519:x": {"key": "A" * 43, "expired_ts": "then"}},
         ),
         document(NOTARY, key("a"), valid_until_ts=2**50),
     ],
@@ -380,3 +386,140 @@ async def _unavailable(ring: ServerKeyRing, server: ServerName) -> bool:
     except Unavailable as exc:
         return exc.retry_after_s is None or exc.retry_after_s > 0
     return False
+
+
+# --- hostile servers and notaries ------------------------------------------------------------
+
+
+def swapped(version: str) -> SigningKey:
+    return SigningKey.from_seed(version, b"another seed".ljust(32, b"."))
+
+
+async def test_another_key_under_a_known_id_is_refused(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.publish(key("a"))
+    await world.ask("a")
+    world.clock.shift(60)
+    world.publish(swapped("a"), key("b"))
+    assert await world.ask("b") == key("b").verify_key_base64
+    assert await world.ask("a") == key("a").verify_key_base64
+    assert "key.changed" in capsys.readouterr().out
+    # Nor is it handed on in our name.
+    assert swapped("a").verify_key_base64 not in world.store.documents[PEER].json
+
+
+async def test_a_server_that_was_set_up_anew_is_believed_once_its_former_key_has_run_out(
+    world: World,
+) -> None:
+    world.publish(key("a"), for_ms=3600_000)
+    await world.ask("a")
+    world.clock.shift(3601)
+    world.publish(swapped("a"))
+    assert await world.ask("a") == swapped("a").verify_key_base64
+
+
+async def test_a_retired_key_never_becomes_another(world: World) -> None:
+    retired = {"key": key("old").verify_key_base64, "expired_ts": world.clock.now_ms() - 5}
+    world.publish(key("a"), old={"ed25519:old": retired})
+    await world.ask("a")
+    world.clock.shift(30 * 24 * 3600)
+    world.publish(swapped("old"), key("a"))
+    assert await world.ask("old") is None
+    assert await world.ask("old", in_ms=-31 * DAY_MS) == key("old").verify_key_base64
+
+
+async def test_a_notary_never_changes_a_key(notarised: World) -> None:
+    notarised.publish(key("a"), for_ms=3600_000)
+    await notarised.ask("a")
+    notarised.clock.shift(3601)
+    notarised.network.answers[PEER] = Unavailable("gone")
+    _entrust(notarised, key("n"), swapped("a"), for_ms=DAY_MS)
+    assert await notarised.ask("a") is None
+    assert await notarised.ask("a", in_ms=-3601_000) == key("a").verify_key_base64
+
+
+async def test_a_notary_that_lies_is_not_believed(notarised: World) -> None:
+    until = notarised.clock.now_ms() + DAY_MS
+    good = document(PEER, key("a"), valid_until_ts=until)
+    unsigned = {name: value for name, value in good.items() if name != "signatures"}
+    forged = {**good, "verify_keys": {"ed25519:a": {"key": swapped("a").verify_key_base64}}}
+    for lie in (
+        unsigned,
+        forged,
+        document(NOTARY, key("a"), valid_until_ts=until),
+        {**good, "valid_until_ts": until + DAY_MS},
+        {**good, "verify_keys": {f"ed25519:k{n}": {"key": "A" * 43} for n in range(201)}},
+    ):
+        _entrust(notarised, key("n"), key("a"), for_ms=DAY_MS)
+        entry = sign_json(lie, server=NOTARY, key=key("n"))
+        notarised.network.entrusted[NOTARY] = {"server_keys": [entry]}
+        with pytest.raises(Unavailable):
+            await notarised.ask("a")
+        assert PEER not in notarised.store.documents
+        notarised.clock.shift(301)
+
+
+async def test_what_a_notary_gives_that_has_run_out_does_not_count_now(notarised: World) -> None:
+    _entrust(notarised, key("n"), key("a"), for_ms=-1000)
+    assert await notarised.ask("a") is None
+    assert await notarised.ask("a", in_ms=-1000) == key("a").verify_key_base64
+
+
+async def test_a_document_that_is_too_large_is_none(world: World) -> None:
+    made = document(PEER, key("a"), valid_until_ts=2**50)
+    del made["signatures"]
+    world.network.answers[PEER] = sign_json({**made, "x": "y" * 65_536}, server=PEER, key=key("a"))
+    with pytest.raises(Unavailable):
+        await world.ask("a")
+
+
+@pytest.mark.parametrize("key_id", ["ed25519:", "ed25519:a\0", "ed25519:" + "a" * 300, "rsa:a"])
+async def test_for_what_is_no_key_id_nobody_is_asked(world: World, key_id: str) -> None:
+    world.publish(key("a"))
+    assert await world.ring.verify_key(PEER, KeyId(key_id), 0) is None
+    assert world.network.asked == []
+
+
+async def test_keys_that_are_none_are_passed_over(world: World) -> None:
+    made = document(PEER, key("a"), valid_until_ts=2**50)
+    del made["signatures"]
+    made["verify_keys"] |= {"ed25519:b": {"key": "short"}, "ed25519:c\0": {"key": "A" * 43}}
+    world.network.answers[PEER] = sign_json(made, server=PEER, key=key("a"))
+    await world.ask("a")
+    assert [key_id for _, key_id in world.store.keys] == ["ed25519:a"]
+
+
+# --- documents --------------------------------------------------------------------------------
+
+
+async def test_a_document_is_kept_as_its_server_signed_it(world: World) -> None:
+    world.publish(key("a"))
+    published = dict(world.network.answers[PEER])
+    stranger = sign_json(published, server=NOTARY, key=key("n"))
+    world.network.answers[PEER] = stranger
+    await world.ring.renew_document(PEER)
+    found = await world.ring.documents([PEER, NOTARY])
+    assert list(found) == [PEER]
+    assert json.loads(found[PEER].json) == published
+    assert found[PEER].valid_until_ms == published["valid_until_ts"]
+
+
+async def test_a_document_is_asked_for_at_its_server_alone_and_not_in_quick_succession(
+    notarised: World,
+) -> None:
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await notarised.ring.renew_document(PEER)
+    assert notarised.network.asked == [(PEER, "/_matrix/key/v2/server")]
+
+
+async def test_an_old_copy_at_a_notary_does_not_replace_a_newer_document(notarised: World) -> None:
+    notarised.publish(key("a"), for_ms=DAY_MS)
+    await notarised.ask("a")
+    newer = notarised.store.documents[PEER]
+    notarised.network.answers[PEER] = Refused("gone")
+    _entrust(notarised, key("n"), key("a"), for_ms=1000)
+    notarised.clock.shift(60)
+    await notarised.ask("b")
+    assert notarised.store.documents[PEER] == newer

@@ -12,7 +12,7 @@ from bridge.demo.servers import CertificateAuthority, Synapse
 from bridge.engine.keys import SigningKey
 from bridge.errors import NotFound, Refused
 from bridge.federation.client.discovery import Discovery
-from bridge.federation.client.keyring import ServerKey, ServerKeyRing
+from bridge.federation.client.keyring import KeyDocument, ServerKey, ServerKeyRing
 from bridge.federation.client.requests import PeerRequests
 from bridge.federation.client.transport import Transport
 from bridge.federation.own_keys import OwnKeys
@@ -34,8 +34,11 @@ class Memory:
     async def find(self, server: ServerName, key_id: KeyId) -> ServerKey | None:
         return self.keys.get((server, key_id))
 
-    async def put(self, keys: Sequence[ServerKey]) -> None:
+    async def put(self, keys: Sequence[ServerKey], document: KeyDocument | None = None) -> None:
         self.keys.update({(key.server, key.key_id): key for key in keys})
+
+    async def find_documents(self, servers: Sequence[ServerName]) -> Sequence[KeyDocument]:
+        return []
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +17,14 @@ from bridge.engine.build import Draft, PrevEvent, event_template
 from bridge.engine.canonical import check_canonical
 from bridge.engine.hashes import content_hash, event_id_of
 from bridge.engine.signing import sign_event
-from bridge.errors import BadInput
+from bridge.errors import BadInput, Unavailable
+from bridge.federation.client.keyring import KeyDocument
 from bridge.federation.own_keys import OwnKeys
 from bridge.federation.server.auth import Authentication, PeerEndpoint
 from bridge.federation.server.events import Events
 from bridge.federation.server.keys import Keys
 from bridge.federation.server.membership import Membership
+from bridge.federation.server.notary import Notary
 from bridge.federation.server.queries import Queries
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
@@ -131,16 +133,30 @@ class Impatient(Receiver):
         return await self._inner.take(*arguments, **{**more, "wait_s": 0})
 
 
+class NoDocuments:
+    """Fits `notary.Documents`: of no other server anything is known."""
+
+    async def documents(self, servers: Sequence[ServerName]) -> Mapping[ServerName, KeyDocument]:
+        return {}
+
+    async def renew_document(self, server: ServerName) -> None:
+        raise Unavailable("nobody there")
+
+
 class Door:
     """The whole URL table of a server, asked by a peer."""
 
     def __init__(self, server: Server, origin: ServerName, clock: FakeClock) -> None:
         self._clock = clock
-        rooms, name = server.rooms, server.name
+        rooms, name, own = server.rooms, server.name, OwnKeys.of(server.key)
+        keys = Keys(own_name=name, keys=own, clock=clock)
         self.table = RouteTable(
             federation_routes(
                 authentication=Trusting(origin),
-                keys=Keys(own_name=name, keys=OwnKeys.of(server.key), clock=clock),
+                keys=keys,
+                notary=Notary(
+                    own_name=name, own=keys, keys=own, documents=NoDocuments(), clock=clock
+                ),
                 transactions=Transactions(receiver=Impatient(rooms.receiver)),
                 events=Events(own_name=name, answers=rooms.answers, clock=clock),
                 membership=Membership(answers=rooms.answers),

@@ -192,13 +192,22 @@ async def test_every_signed_endpoint_of_the_table_is_tried(
         for route in federation_routes(
             authentication=nothing,
             keys=nothing,
+            notary=nothing,
             transactions=nothing,
             events=nothing,
             membership=nothing,
             queries=nothing,
         )
     }
-    open_to_anybody = {("GET", f"{V1}/version"), ("GET", "/_matrix/key/v2/server")}
+    keys = "/_matrix/key/v2"
+    open_to_anybody = {
+        ("GET", f"{V1}/version"),
+        ("GET", f"{keys}/server"),
+        ("GET", f"{keys}/server/{{}}"),
+        ("POST", f"{keys}/query"),
+        ("GET", f"{keys}/query/{{}}"),
+        ("GET", f"{keys}/query/{{}}/{{}}"),
+    }
     async with world_of(certificates, tmp_path, sqlite_template) as world:
         tried = set()
         for method, target, _ in signed_targets(world):
@@ -241,6 +250,30 @@ async def test_keys_and_version_are_open_to_anybody(
             key_id=world.us.key.key_id,
             verify_key=world.us.key.verify_key_base64,
         )
+        keys_of = "/_matrix/key/v2"
+        older = await world.ask("GET", f"{keys_of}/server/ed25519:k1", headers={})
+        assert older.json()["verify_keys"] == keys["verify_keys"]
+        # As the notary of the peer, whose keys are fetched over HTTPS, and of ourselves.
+        for name in (world.peer.name, world.us.name):
+            for path in (enc(name), f"{enc(name)}/ed25519:k1"):
+                answer = await world.ask("GET", f"{keys_of}/query/{path}", headers={})
+                assert complaints("GET", f"{keys_of}/query/{{}}", 200, answer.json()) == []
+                (entry,) = answer.json()["server_keys"]
+                assert entry["server_name"] == name
+                assert set(entry["signatures"]) == {name, world.us.name}
+        asked: Any = {"server_keys": {world.peer.name: {"ed25519:k1": {}}, world.us.name: {}}}
+        answer = await world.ask("POST", f"{keys_of}/query", asked, headers={})
+        assert complaints("POST", f"{keys_of}/query", 200, answer.json()) == []
+        assert len(answer.json()["server_keys"]) == 2
+        for method, path, body, code in (
+            ("POST", "query", {}, "M_BAD_JSON"),
+            ("POST", "query", [], "M_BAD_JSON"),
+            ("GET", f"query/{enc(world.peer.name)}?minimum_valid_until_ts=x", None, None),
+            ("GET", "query/..%2f..", None, None),
+        ):
+            answer = await world.ask(method, f"{keys_of}/{path}", body, headers={})
+            assert answer.status == 400
+            assert code in (None, answer.json()["errcode"])
         answer = await world.ask("GET", f"{V1}/version", headers={})
         assert complaints("GET", f"{V1}/version", 200, answer.json()) == []
         assert answer.json()["server"]["name"] == "Isthmus"
