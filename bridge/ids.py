@@ -42,7 +42,9 @@ def fits(text: str, max_bytes: int) -> bool:
 
 def _shown(text: object) -> str:
     """For an error: as much of a stranger's text as a log line should carry."""
-    return repr(text) if not isinstance(text, str) or len(text) <= 100 else f"{text[:100]!r}..."
+    if not isinstance(text, str):
+        return f"a {type(text).__name__}"
+    return repr(text) if len(text) <= 100 else f"{text[:100]!r}..."
 
 
 def split_server_name(name: str) -> tuple[str, int | None]:

@@ -17,8 +17,10 @@ they are told of it.
 
 Nothing is given up: a peer that is down, or that refuses the whole transaction, is tried again,
 with pauses that grow and survive a restart, and at once when it shows itself. Until it answers it
-is given the same transaction. After a start we show ourselves to every peer that we share a room
-with, by an empty transaction where there is nothing to send: they may have given us up meanwhile.
+is given the same transaction. Peers that failed last may take a part of the lanes only: however
+many are down and dawdle, the others do not wait for them. After a start we show ourselves to every
+peer that we share a room with, by an empty transaction where there is nothing to send: they may
+have given us up meanwhile.
 
 Spec: S2S, transactions. DESIGN of the house: sending.
 """
@@ -28,7 +30,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -63,6 +66,8 @@ MAX_ARRIVING = 10_000
 POLL_S = 30.0
 HASTEN_PAUSE_S = 5.0
 """A peer that talks to us but does not take what we send is hastened no more often than this."""
+SHARE_OF_FAILING = 2
+"""Peers whose last attempt failed are given this part of the lanes: each may take minutes."""
 MAX_GREETING_FAILURES = 12
 MAX_GREETINGS_WAITING = 1_000
 SWEEP_S = 3600.0
@@ -146,6 +151,9 @@ class Sender:
         self._arriving: dict[tuple[ServerName, RoomId], float] = {}
         self._resting: frozenset[ServerName] = frozenset()
         self._heard: set[ServerName] = set()
+        self._most_failing = max(1, peers_at_once // SHARE_OF_FAILING)
+        self._failing = 0
+        self._put_off: dict[ServerName, None] = {}
         self._hastened_s: dict[ServerName, float] = {}
         self._greetings: set[ServerName] = set()
 
@@ -159,7 +167,9 @@ class Sender:
 
     def on_heard(self, server: ServerName) -> None:
         """The peer sent us something: if it was being waited for, the wait is over. Cheap."""
-        if server not in self._resting or server in self._heard:
+        if server in self._heard:
+            return
+        if server not in self._resting and server not in self._put_off:
             return
         now_s = self._clock.monotonic_s()
         if now_s - self._hastened_s.get(server, -HASTEN_PAUSE_S) < HASTEN_PAUSE_S:
@@ -310,11 +320,30 @@ class Sender:
                 return
             if not backlogs and server not in self._greetings:
                 return
+            # One that has shown itself is there again, as far as we know.
+            failing = state.failures > 0 and server not in self._hastened_s
+            if failing and self._failing >= self._most_failing:
+                self._put_off[server] = None
+                return
             try:
-                await self._send_some(server, backlogs)
+                with self._counted(failing=failing):
+                    await self._send_some(server, backlogs)
             except (Unavailable, Refused, NotFound, BadInput) as exc:
                 await self._failed(server, state.failures, exc)
                 return
+
+    @contextmanager
+    def _counted(self, *, failing: bool) -> Iterator[None]:
+        """While a peer that failed last is tried; then the next of them gets its turn."""
+        self._failing += failing
+        try:
+            yield
+        finally:
+            self._failing -= failing
+            if failing and self._put_off:
+                server = next(iter(self._put_off))
+                del self._put_off[server]
+                self._lanes.wake(server)
 
     async def _send_some(self, server: ServerName, backlogs: Sequence[Backlog]) -> None:
         """One transaction; or a pause, where the peer has enough to work off."""

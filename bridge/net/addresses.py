@@ -18,16 +18,15 @@ IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # IPv6 prefixes that carry an IPv4 address to somewhere else: judged by the address inside.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
-# 192.88.99.0/24 and the benchmarking and site-local ranges are "global" to some Python versions.
+# All that was ever given to networks of the Internet; the rest is special or somebody's own, the
+# translated IPv4 addresses of RFC 2765 (`::ffff:0:10.0.0.1`) among it.
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+# 192.88.99.0/24, the benchmarking and a documentation range are "global" to some Python versions.
 _NEVER_PUBLIC: tuple[IpNetwork, ...] = (
     ipaddress.IPv4Network("192.88.99.0/24"),
     ipaddress.IPv4Network("198.18.0.0/15"),
     ipaddress.IPv4Network("192.0.0.0/24"),
-    ipaddress.IPv6Network("fec0::/10"),
-    ipaddress.IPv6Network("::/96"),
-    ipaddress.IPv6Network("100::/64"),
-    _NAT64_LOCAL,
+    ipaddress.IPv6Network("3fff::/20"),
 )
 
 
@@ -62,6 +61,8 @@ def is_public(address: IpAddress) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
+        if address not in _GLOBAL_UNICAST:
+            return False
     if any(address in network for network in _NEVER_PUBLIC if network.version == address.version):
         return False
     return address.is_global and not address.is_multicast

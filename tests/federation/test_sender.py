@@ -63,6 +63,9 @@ class World:
     lost_answer: Callable[[ServerName], bool] = lambda _: False
     errors: dict[EventId, str] = field(default_factory=dict)
     count: int = 0
+    dawdling: frozenset[ServerName] = frozenset()
+    held: list[ServerName] = field(default_factory=list)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def destinations(self, event_id: EventId) -> frozenset[ServerName]:
         self.looked_at.append(event_id)
@@ -85,6 +88,9 @@ class World:
         *,
         origin_server_ts: int | None = None,
     ) -> Mapping[EventId, str]:
+        if peer in self.dawdling:
+            self.held.append(peer)
+            await self.released.wait()
         problem = self.fault(peer)
         if problem is not None:
             raise problem
@@ -313,6 +319,44 @@ async def test_a_peer_that_is_down_holds_up_nobody_and_misses_nothing(
         state = await world.wait_for_failures(A, 0)
         assert state.last_success_ms is not None
     assert world.received(A) == events
+
+
+async def test_many_peers_that_are_down_and_dawdle_hold_up_nobody(
+    world: World, clock: FakeClock
+) -> None:
+    """More than there are lanes; each is known to have failed, from before the restart."""
+    down = frozenset(ServerName(f"down{number}.example") for number in range(9))
+    world.members[ROOM] = {A, *down}
+    world.fault = lambda peer: Unavailable("down") if peer in down else None
+    async with world.sending():
+        events = await world.append(1)
+        await world.wait_until_received(A, events)
+        for server in down:
+            await world.wait_for_failures(server, 1)
+    clock.shift(3600)
+    world.dawdling = down
+    async with world.sending(peers_at_once=4) as sender:
+
+        async def two_are_tried() -> bool:
+            return len(world.held) == 2
+
+        await until(two_are_tried)
+        for _ in range(3):
+            events += await world.append(1)
+            await world.wait_until_received(A, events)
+        assert len(world.held) == 2
+        # One that shows itself meanwhile need not wait for the others.
+        back = min(down - set(world.held))
+        world.dawdling, world.fault = down - {back}, lambda _: None
+        sender.on_heard(back)
+        await world.wait_until_received(back, events)
+        assert len(world.held) == 2
+        world.fault = lambda peer: Unavailable("down")
+        # When these are done, it is the turn of the others, of each once.
+        world.released.set()
+        for server in down - {back}:
+            await world.wait_for_failures(server, 2)
+        assert sorted(world.held) == sorted(down - {back})
 
 
 async def _true(value: bool) -> bool:

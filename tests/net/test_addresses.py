@@ -19,6 +19,8 @@ from bridge.net.addresses import AddressPolicy, is_public, parse_address, parse_
         "::", "::1", "::7f00:1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1",
         "64:ff9b:1::1", "100::1", "2001:0:1::1", "2001:db8::1", "2002:7f00:1::", "fc00::1",
         "fe80::1", "fec0::1", "ff02::1", "ff0e::1",
+        "::ffff:0:10.0.0.1", "::ffff:0:8.8.8.8", "64:ff9b::a9fe:a9fe", "100:0:0:1::1",
+        "2002:a00:1::", "3fff::1", "5f00::1", "4000::1", "fe80::1%3", "::ffff:169.254.169.254",
     ],
 )  # fmt: skip
 def test_private_and_special_addresses_are_not_public(text: str) -> None:
