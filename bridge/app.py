@@ -57,6 +57,7 @@ from bridge.ids import RoomVersionId, ServerName, UserId, parse_server_name, par
 from bridge.net.addresses import AddressPolicy, parse_networks
 from bridge.net.client import HttpClient
 from bridge.net.dns import DnsResolver
+from bridge.policy.house import House
 from bridge.portals.assembly import build_portals
 from bridge.ports.chat import DELIVERIES, Delivery
 from bridge.ports.codec import from_tagged
@@ -225,7 +226,9 @@ class Gateway:
             clock=clock,
             random=random,
         )
+        self._house = House(own_name=identity.server_name, bot=identity.bot)
         transport = Transport(
+            house=self._house,
             own_name=identity.server_name,
             key=self._keys,
             client=network.client,
@@ -243,6 +246,7 @@ class Gateway:
         )
         self._lookups = ListenerLookups()
         self._rooms: Rooms = build_rooms(
+            house=self._house,
             server_name=identity.server_name,
             key=self._keys,
             database=database,
@@ -279,6 +283,7 @@ class Gateway:
         )
         wanted = self._settings.portals
         self._portals = portals = build_portals(
+            house=self._house,
             database=database,
             backend=backend,
             addresses=addresses,
@@ -295,6 +300,8 @@ class Gateway:
         conversions = XmppConversions(addresses.book)
         resolver = build_resolver(self._settings.identity, conversions, clock)
         self._bot = build_bot(
+            house=self._house,
+            rules=self._settings.policy.rules,
             database=database,
             backend=backend,
             addresses=addresses,
@@ -375,6 +382,7 @@ class Gateway:
                 keyring=self._keyring,
                 clock=clock,
                 on_heard=self._sender.on_heard,
+                house=self._house,
             ),
             keys=keys,
             notary=Notary(
@@ -427,6 +435,7 @@ class Gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         self._introduce()
+        await self._bot.rules.load()
         await self._health.start()
         await self._web.start()
         try:
@@ -443,6 +452,7 @@ class Gateway:
                     tasks.create_task(self._adapter.run()),
                     tasks.create_task(self._portals.run()),
                     tasks.create_task(self._bot.control.run()),
+                    tasks.create_task(self._bot.rules.run()),
                     tasks.create_task(
                         Upkeep(
                             database=self._database,

@@ -213,6 +213,11 @@ class WellKnownSettings(_Section):
     support_page: str | None = Field(default=None, pattern=r"^https?://")
 
 
+class PolicySettings(_Section):
+    rules: tuple[str, ...] = ()
+    """Rules of the house, as one would write them to the bot."""
+
+
 class DeliverySettings(_Section):
     give_up_after_s: Positive = 3 * 24 * 3600
     """A message that could not become an event for so long is given up, its author told."""
@@ -258,6 +263,7 @@ class Settings(BaseSettings):
     exact one counts. Who is not named may only do what concerns themselves."""
     federation: FederationSettings = FederationSettings()
     well_known: WellKnownSettings = WellKnownSettings()
+    policy: PolicySettings = PolicySettings()
     delivery: DeliverySettings = DeliverySettings()
     log: LogSettings = LogSettings()
     xmpp: dict[str, Any] = Field(default_factory=dict)

@@ -98,7 +98,7 @@ def test_the_example_shows_the_defaults() -> None:
 
 def test_every_setting_of_the_example_is_explained() -> None:
     lines = EXAMPLE.read_text("utf-8").splitlines()
-    sections = {"database", "rooms", "federation", "delivery", "log"}
+    sections = {"database", "rooms", "federation", "policy", "delivery", "log"}
     for above, line in itertools.pairwise(lines):
         key = line.strip().removeprefix("- ").partition(":")[0]
         if line.strip() and not line.strip().startswith("#") and key not in sections:

@@ -10,13 +10,18 @@ from bridge.bot.context import Keys, Portals
 from bridge.bot.control import Control
 from bridge.bot.dispatch import Dispatch
 from bridge.bot.journal import MessageJournal
+from bridge.bot.peers import PeerDesk
 from bridge.bot.queues import QueueDesk
 from bridge.bot.rooms import BackendRooms, RoomAddress
+from bridge.bot.rules import RuleBook
 from bridge.bot.status import GatewayStatus
 from bridge.bot.upgrades import RoomUpgrades
 from bridge.clock import Clock
 from bridge.delivery.queue import OnParked
+from bridge.errors import BadInput, NotFound
 from bridge.identity.resolver import Conversions, Resolver
+from bridge.ids import UserId
+from bridge.policy.house import House
 from bridge.policy.rights import Rights
 from bridge.ports.chat import AddressMap
 from bridge.ports.command import Caller
@@ -30,6 +35,7 @@ class Bot:
 
     commands: Dispatch
     control: Control
+    rules: RuleBook
 
 
 def build_bot(
@@ -49,9 +55,13 @@ def build_bot(
     connection: Callable[[], str],
     socket: Path,
     clock: Clock,
+    house: House,
+    rules: Sequence[str] = (),
 ) -> Bot:
     """`permissions` are those of the configuration; `connection` says how things are with the chat
     side; `tell_…` tell the author of a row that it is given up. May raise Misconfigured."""
+    book = RuleBook(database=database, clock=clock, house=house, configured=rules)
+    house.attach(on_refusal=book.on_refusal, address_of=_address_of(addresses))
     commands = Dispatch(
         rooms=BackendRooms(backend=backend, addresses=room_addresses, conversions=conversions),
         rights=Rights(permissions, own_server=backend.server_name, prepare_address=prepare_address),
@@ -67,6 +77,24 @@ def build_bot(
         status=GatewayStatus(
             database=database, clock=clock, connection=connection, adapter=addresses.adapter
         ),
+        rules=book,
+        peers=PeerDesk(database=database, clock=clock, house=house),
     )
     caller = Caller(user_id=backend.bot, is_operator=True)
-    return Bot(commands=commands, control=Control(path=socket, table=commands, caller=caller))
+    return Bot(
+        commands=commands,
+        control=Control(path=socket, table=commands, caller=caller),
+        rules=book,
+    )
+
+
+def _address_of(addresses: AddressMap) -> Callable[[UserId], str | None]:
+    """Of a ghost whose name tells whose it is."""
+
+    def find(user_id: UserId) -> str | None:
+        try:
+            return addresses.address_of(user_id)
+        except (BadInput, NotFound):
+            return None
+
+    return find

@@ -14,6 +14,7 @@ from bridge.errors import Unavailable
 from bridge.identity.resolver import Resolved
 from bridge.ids import KeyId, RoomAlias, RoomId, RoomVersionId, UserId
 from bridge.policy.rights import Rights
+from bridge.policy.rules import Action
 from bridge.portals.plumbing import PortalView
 from bridge.ports.command import Caller, CommandInfo, Level
 from bridge.ports.matrix import RoomInfo
@@ -124,6 +125,26 @@ class Resolves(Protocol):
     async def resolve(self, typed: str) -> Resolved: ...
 
 
+class Rules(Protocol):
+    """The rules of the house."""
+
+    def denial_of(self, user_id: UserId) -> str | None:
+        """Why somebody may not use the bot; None: they may."""
+        ...
+
+    async def add(self, action: Action, words: Sequence[str], *, by: UserId) -> str: ...
+
+    async def remove(self, typed: str, *, by: UserId) -> str: ...
+
+    async def listing(self) -> str: ...
+
+
+class Peers(Protocol):
+    """Other servers."""
+
+    async def describe(self, typed: str) -> str: ...
+
+
 class Journal(Protocol):
     async def find(self, typed: str) -> Sequence[Story]:
         """What became of the messages that this names; empty where there is none."""
@@ -161,6 +182,8 @@ class Context:
     keys: Keys | None = None
     journal: Journal | None = None
     status: Status | None = None
+    rules: Rules | None = None
+    peers: Peers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

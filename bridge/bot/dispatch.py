@@ -15,10 +15,12 @@ from bridge.bot.context import (
     Context,
     Journal,
     Keys,
+    Peers,
     Portals,
     Queues,
     Resolves,
     RoomActions,
+    Rules,
     Status,
     Upgrades,
 )
@@ -52,6 +54,8 @@ class Dispatch:
         keys: Keys | None = None,
         journal: Journal | None = None,
         status: Status | None = None,
+        rules: Rules | None = None,
+        peers: Peers | None = None,
         commands: Sequence[Command] = COMMANDS,
     ) -> None:
         """`address_of`: of a ghost, whose it is; None for everybody else."""
@@ -65,6 +69,8 @@ class Dispatch:
         self._keys = keys
         self._journal = journal
         self._status = status
+        self._rules = rules
+        self._peers = peers
         self._commands = {command.info.name: command for command in commands}
 
     def commands(self) -> Sequence[CommandInfo]:
@@ -92,6 +98,9 @@ class Dispatch:
         if command is None:
             return _misused(self._unknown(caller, words[0], name))
         level, info = self._level(caller), command.info
+        denial = None if self._rules is None else self._rules.denial_of(caller.user_id)
+        if denial is not None and level < Level.ADMIN:
+            return _misused(f"{denial}. Ask the operator of this gateway if that is a mistake.")
         if info.level > level:
             return _misused(
                 f"`{info.name}` is for {LEVEL_NAMES[info.level]} of this gateway. "
@@ -117,6 +126,8 @@ class Dispatch:
             keys=self._keys,
             journal=self._journal,
             status=self._status,
+            rules=self._rules,
+            peers=self._peers,
         )
         return await _run(command, context)
 

@@ -8,6 +8,7 @@ from random import Random
 
 from bridge.clock import Clock
 from bridge.ids import RoomVersionId
+from bridge.policy.house import House
 from bridge.portals.access import ChatAccess
 from bridge.portals.changes import Changes
 from bridge.portals.chats import Chats
@@ -65,10 +66,12 @@ def build_portals(
     most_shown: int = 200,
     absent_after_s: float = 300.0,
     unused_after_s: float = 900.0,
+    house: House | None = None,
 ) -> Portals:
     """The settings are those of `portals` in the configuration; `random` makes codes that nobody
     may guess."""
     adapter = addresses.adapter
+    house = house or House(own_name=backend.server_name, bot=backend.bot)
     ghosts = Ghosts(database=database, backend=backend, addresses=addresses, clock=clock)
     directory = Directory(
         database=database, backend=backend, ghosts=ghosts, adapter=adapter, clock=clock
@@ -131,6 +134,7 @@ def build_portals(
         chats=chats,
         to_chat=to_chat,
         moves=moves,
+        house=house,
     )
     following = Following(
         database=database,
@@ -174,6 +178,7 @@ def build_portals(
             ),
             moves=moves,
             following=following,
+            house=house,
         ),
         to_chat=to_chat,
         notices=notices,

@@ -22,6 +22,8 @@ from bridge.content.events import from_event, split_message, to_event
 from bridge.content.model import Message
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomAlias, RoomId, ServerName, TraceId, UserId, server_of
+from bridge.policy.house import House
+from bridge.policy.rules import Scope
 from bridge.portals.again import answer_again
 from bridge.portals.directory import Directory, direct_lane, room_lane
 from bridge.portals.following import Following, is_follow
@@ -85,7 +87,9 @@ class FromChat:
         in_chat: InChat,
         moves: Moves,
         following: Following,
+        house: House,
     ) -> None:
+        self._house = house
         self._moves = moves
         self._following = following
         self._database = database
@@ -109,7 +113,12 @@ class FromChat:
     # --- messages --------------------------------------------------------------------------
 
     async def accept(self, message: ChatMessage) -> bool:
+        ghost = self._addresses.user_of(message.sender)
         if message.to_chat is not None:
+            try:
+                self._house.check_user(ghost, Scope.ALL, door="from chat")
+            except Refused:
+                return False  # All the chat has read it: there is nobody to answer.
             return await self._in_chat.accept(message, message.to_chat)
         if message.to_room is not None:
             lane = room_lane(message.adapter, message.to_room)
@@ -118,7 +127,11 @@ class FromChat:
         else:
             raise Refused("a message to nobody", errcode="M_INVALID_PARAM")
         source_id = f"{message.origin_id or message.stanza_id}/{message.fingerprint}"
-        ghost = self._addresses.user_of(message.sender)
+        self._house.check_user(ghost, Scope.ALL, door="from chat")
+        if message.to_user is not None:
+            self._house.check_user(message.to_user, Scope.ALL, door="from chat")
+        if message.to_room is not None:
+            self._house.check_room(message.to_room, Scope.ALL, door="from chat")
         now_ms = self._clock.now_ms()
 
         def unit(tx: Transaction) -> bool:

@@ -7,13 +7,15 @@ twice is delivered once. This file only sequences; conversion is `content`'s, me
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from bridge.clock import Clock
 from bridge.content.events import from_event
 from bridge.content.model import Encrypted, Message, NotRendered, Outcome
-from bridge.errors import NotFound
+from bridge.errors import NotFound, Refused
 from bridge.ids import RoomAlias, RoomId, TraceId, UserId, localpart_of
+from bridge.policy.house import House
+from bridge.policy.rules import Scope
 from bridge.portals.chats import Chats
 from bridge.portals.directory import Directory, direct_lane, room_lane
 from bridge.portals.from_chat import find_inbox_part
@@ -83,8 +85,10 @@ class FromMatrix:
         chats: Chats,
         to_chat: ToChat,
         moves: Moves,
+        house: House,
     ) -> None:
         self._moves = moves
+        self._house = house
         self._on_left_behind: OnLeftBehind | None = None
         self._database = database
         self._backend = backend
@@ -122,6 +126,13 @@ class FromMatrix:
     async def carry(self, event: RoomEvent) -> None:
         """To where the portals of its room lead; idempotent."""
         portals = await self._directory.of_room(event.room_id)
+        if event.state_key is None and not event.own:
+            try:
+                self._house.check_user(event.sender, Scope.ALL, door="from matrix")
+                self._house.check_room(event.room_id, Scope.ALL, door="from matrix")
+            except Refused as exc:
+                await self._refuse(event, portals, exc)
+                return
         if not portals and not event.own and event.state_key is None:
             portals = await self._membership.find_again(event)
         in_chat = any(portal.kind in OF_CHAT for portal in portals)
@@ -137,6 +148,24 @@ class FromMatrix:
             # What is said to the bot is nobody else's.
             if portal.kind in OF_CHAT and not is_command:
                 await self._to_chat.on_event(event, portal)
+
+    async def _refuse(self, event: RoomEvent, portals: Sequence[Portal], error: Refused) -> None:
+        """What a rule of the house keeps from the chat side; its author is told once for each rule,
+        where they can be told by one of ours."""
+        if not portals:
+            return
+        await self._note(event, f"denied: {error.reason}")
+        portal = portals[0]
+        if portal.kind == SERVED:
+            return  # None of ours need be there who could say it, and everybody would read it.
+        is_direct = portal.kind in (DIRECT, FORMER, ENCRYPTED)
+        await self._notices.tell_room(
+            room_id=event.room_id,
+            sender=await self._ghosts.ensure(portal.chat) if is_direct else self._backend.bot,
+            text=f"This message was not delivered: {error.reason}.",
+            cause=f"denied/{error.rule}/{event.room_id}/{event.sender}",
+            trace=event.trace_id,
+        )
 
     # --- direct chats ------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ from bridge.ids import (
     parse_user_id,
     server_of,
 )
+from bridge.policy.house import House
+from bridge.policy.rules import Scope
 from bridge.rooms.accept import Acceptor
 from bridge.rooms.bounds import GraphBounds
 from bridge.rooms.exchange import Exchange
@@ -86,7 +88,9 @@ class Answers:
         exchange: Exchange,
         bounds: GraphBounds,
         new_trace: Callable[[], TraceId],
+        house: House,
     ) -> None:
+        self._house = house
         self._bounds = bounds
         self._server_name = server_name
         self._key = key
@@ -110,6 +114,7 @@ class Answers:
         versions: Sequence[RoomVersionId],
     ) -> Json:
         """`{"room_version", "event"}`. Raises `IncompatibleVersion`."""
+        self._house.check_member(user_id, room_id, Scope.JOINS, door="join")
         await self._outside.note_versions(origin, versions)
         await self._underway.settled(room_id, user_id)
         room = await self._open_room(origin, room_id)
@@ -128,6 +133,7 @@ class Answers:
         """The version 2 answer: `state`, `auth_chain`, `event`, `origin`, `members_omitted`."""
         room = await self._open_room(origin, room_id)
         join = self._parse_member(origin, room, event_id, pdu, "join")
+        self._house.check_member(join.sender, room_id, Scope.JOINS, door="join")
         voucher = join.content.get("join_authorised_via_users_server")
         if isinstance(voucher, str) and server_of(UserId(voucher)) == self._server_name:
             if await needs_voucher(self._states, room, join.sender):
@@ -155,6 +161,7 @@ class Answers:
         versions: Sequence[RoomVersionId],
     ) -> Json:
         """`{"room_version", "event"}`. Raises `IncompatibleVersion`."""
+        self._house.check_member(user_id, room_id, Scope.KNOCKS, door="knock")
         room = await self._open_room(origin, room_id)
         if room.version.id not in versions:
             raise IncompatibleVersion(room.version.id)
@@ -166,6 +173,7 @@ class Answers:
         """`{"knock_room_state"}`: what an invite would tell, so that nothing more is told."""
         room = await self._open_room(origin, room_id)
         knock = self._parse_member(origin, room, event_id, pdu, "knock")
+        self._house.check_member(knock.sender, room_id, Scope.KNOCKS, door="knock")
         await self._let_in(room, knock)
         return {"knock_room_state": await stripped_state(self._states, room)}
 
@@ -261,6 +269,8 @@ class Answers:
             raise BadInput(f"{target} is no user of ours", errcode="M_INVALID_PARAM")
         if invite.sender_server != origin:
             raise Refused(f"the inviter is no user of {origin}", rule="origin")
+        self._house.check_member(invite.sender, room_id, Scope.INVITES, door="invite")
+        self._house.check_user(target, Scope.INVITES, door="invite")
         if version.event_format.room_id_from_create == (":" in room_id):
             raise BadInput(
                 f"no room ID of version {version.id}: {room_id}", errcode="M_INVALID_PARAM"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bridge.clock import Clock
 from bridge.engine.keys import Signer
 from bridge.ids import ServerName, TraceId
+from bridge.policy.house import House
 from bridge.rooms.accept import Acceptor
 from bridge.rooms.answer import Answers
 from bridge.rooms.append import Appender
@@ -70,10 +71,12 @@ def build_rooms(
     keyring: KeyRing,
     lookups: Lookups,
     bounds: GraphBounds = DEFAULTS,
+    house: House | None = None,
     make_trace: Callable[[], TraceId] = new_trace,
     make_localpart: Callable[[], str] = new_room_localpart,
     make_event_localpart: Callable[[], str] = new_event_localpart,
 ) -> Rooms:
+    house = house or House(own_name=server_name)
     states = RoomStates(database=database, bounds=bounds)
     appender = Appender(
         server_name=server_name, database=database, states=states, clock=clock, bounds=bounds
@@ -95,6 +98,7 @@ def build_rooms(
     outside = Outside(server_name=server_name, database=database, verifier=verifier, clock=clock)
     underway = Underway()
     receiver = Receiver(
+        house=house,
         database=database,
         states=states,
         acceptor=acceptor,
@@ -116,6 +120,7 @@ def build_rooms(
     )
     queries = RoomQueries(server_name=server_name, database=database, states=states)
     handshake = Handshake(
+        house=house,
         server_name=server_name,
         key=key,
         database=database,
@@ -160,6 +165,7 @@ def build_rooms(
         handshake=handshake,
         receiver=receiver,
         answers=Answers(
+            house=house,
             server_name=server_name,
             key=key,
             states=states,

@@ -29,6 +29,8 @@ from bridge.engine.state import CREATE, MEMBER
 from bridge.engine.versions import UNNAMED, VERSIONS, RoomVersion, get_version
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
+from bridge.policy.house import House
+from bridge.policy.rules import Scope
 from bridge.rooms.accept import Acceptor, has_create, state_from
 from bridge.rooms.append import Appender, Plan, Repeated, RoomLocks, forget_invites
 from bridge.rooms.before_join import BeforeJoin, Take
@@ -93,8 +95,10 @@ class Handshake:
         clock: Clock,
         bounds: GraphBounds,
         random_text: Callable[[], str],
+        house: House,
     ) -> None:
         """`random_text`: of the IDs of our events, where they are no hashes."""
+        self._house = house
         self._bounds = bounds
         self._server_name = server_name
         self._key = key
@@ -141,6 +145,7 @@ class Handshake:
         profile: UserProfile | None = None,
     ) -> None:
         """Idempotent. Raises `Refused` when those asked refuse, `Unavailable` when none answers."""
+        self._house.check_member(user_id, room_id, Scope.JOINS, door="join")
         async with self._locks.locked(room_id):
             room = await self._states.find_room(room_id)
             if room is None or not room.joined:
@@ -226,6 +231,7 @@ class Handshake:
         trace_id: TraceId,
         profile: UserProfile | None,
     ) -> None:
+        self._house.check_server(peer, Scope.JOINS, door="join")
         version_id, template = await self._peers.make_join(peer, room_id, user_id, list(VERSIONS))
         version = get_version(version_id)
         _check_template(template, room_id=room_id, user_id=user_id, membership="join")
@@ -397,6 +403,7 @@ class Handshake:
     ) -> None:
         """Ask to be invited. Nothing to do for who just did. Raises as `join` does."""
         content = member_content("knock", profile, reason=reason)
+        self._house.check_member(user_id, room_id, Scope.KNOCKS, door="knock")
         async with self._locks.locked(room_id):
             room = await self._states.find_room(room_id)
             if room is not None and room.joined:
@@ -435,6 +442,7 @@ class Handshake:
         trace_id: TraceId,
         content: JsonObject,
     ) -> None:
+        self._house.check_server(peer, Scope.KNOCKS, door="knock")
         version_id, template = await self._peers.make_knock(
             peer, room_id, user_id, KNOCKED_VERSIONS
         )
@@ -542,6 +550,8 @@ class Handshake:
         """Done when the target's server took it. Nothing to do for who is invited or in."""
         if await self._sender.find_sent(transaction_id) is not None:
             return
+        self._house.check_member(sender, room_id, Scope.INVITES, door="invite")
+        self._house.check_user(target, Scope.INVITES, door="invite")
         room = await self._states.joined_room(room_id)
         member = (await self._states.pick(room.state, ((MEMBER, target),))).get((MEMBER, target))
         if member is not None and member.membership in ("join", "invite"):

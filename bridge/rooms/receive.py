@@ -33,6 +33,8 @@ from bridge.ids import (
     parse_room_id,
     server_of,
 )
+from bridge.policy.house import House
+from bridge.policy.rules import Scope
 from bridge.rooms.accept import DONE_TOPIC, Acceptor
 from bridge.rooms.bounds import GraphBounds, note_reached
 from bridge.rooms.gaps import GapFiller
@@ -95,7 +97,9 @@ class Receiver:
         clock: Clock,
         bounds: GraphBounds,
         new_trace: Callable[[], TraceId],
+        house: House,
     ) -> None:
+        self._house = house
         self._bounds = bounds
         self._database = database
         self._states = states
@@ -119,10 +123,12 @@ class Receiver:
 
         The answer's `pdus`: `{}` or `{"error": ...}` per event ID. A replayed transaction ID
         gets the same answer. PDUs of rooms that we are not in, or that the room's ACL forbids,
-        are answered with an error and not stored. `Unavailable`: too many wait; nothing stored.
+        are answered with an error and not stored; so are those that a rule of the house denies.
+        `Unavailable`: too many wait; nothing stored.
         """
         if len(pdus) > MAX_PDUS:
             raise BadInput(f"more than {MAX_PDUS} PDUs")
+        self._house.check_server(origin, Scope.ALL, door="transaction")
         taken = [one for pdu in pdus if (one := await self._look_at(origin, pdu)) is not None]
         now_ms = self._clock.now_ms()
 
@@ -181,9 +187,19 @@ class Receiver:
             event_id=pdu.event_id,
             room_id=room_id,
             json=pdu.canonical().decode(),
-            error=error,
+            error=error or self._denial(pdu),
             from_namer=version.event_format.named_by_sender and server_of(pdu.event_id) == origin,
         )
+
+    def _denial(self, pdu: Pdu) -> str | None:
+        """Of a denied user the author is told, by the portals. What was not taken may come all the
+        same, by a gap of somebody else's events: it is part of the room, but not shown."""
+        try:
+            self._house.check_server(pdu.sender_server, Scope.ALL, door="pdu")
+            self._house.check_room(pdu.room_id, Scope.ALL, door="pdu")
+        except Refused as exc:
+            return exc.reason
+        return None
 
     async def _version_of(
         self, origin: ServerName, room_id: RoomId

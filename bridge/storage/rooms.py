@@ -279,6 +279,21 @@ def neighbours(tx: Transaction) -> frozenset[ServerName]:
     return frozenset(ServerName(row.server) for row in rows)
 
 
+def count_shared(tx: Transaction, server: ServerName) -> int:
+    """In how many rooms we both are."""
+    return int(
+        tx.execute(
+            select(func.count(memberships.c.room_id.distinct()))
+            .select_from(memberships.join(rooms, rooms.c.room_id == memberships.c.room_id))
+            .where(
+                rooms.c.joined.is_(True),
+                memberships.c.server == server,
+                memberships.c.membership == "join",
+            )
+        ).scalar_one()
+    )
+
+
 def count_joined(tx: Transaction, room_id: RoomId, server: ServerName) -> int:
     query = select(func.count()).where(
         memberships.c.room_id == room_id,

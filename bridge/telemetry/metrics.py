@@ -31,6 +31,12 @@ PEER_SECONDS = Histogram(
 )
 KEY_FETCHES = Counter("isthmus_key_fetches", "Fetches of servers' keys.", ["source", "outcome"])
 
+POLICY_REFUSALS = Counter(
+    "isthmus_policy_refusals",
+    "What a rule of the house refused, by where it was met and what the rule is about.",
+    ["door", "subject"],
+)
+
 QUEUE_ITEMS = Counter(
     "isthmus_queue_items",
     "Attempts at items of inbox and outbox: done, postponed, parked, failed.",

@@ -36,6 +36,10 @@ LEVELS = {
     "queues": Level.ADMIN,
     "retry": Level.ADMIN,
     "drop": Level.ADMIN,
+    "deny": Level.ADMIN,
+    "allow": Level.ADMIN,
+    "policy": Level.ADMIN,
+    "peer": Level.ADMIN,
     "keys": Level.ADMIN,
 }
 commands = pytest.mark.parametrize("command", COMMANDS, ids=lambda one: one.info.name)

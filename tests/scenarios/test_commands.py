@@ -35,6 +35,10 @@ CALLS: dict[str, tuple[dict[str, str], str]] = {
     "retry": ({"ID": "all"}, "tried again now"),
     "drop": ({"ID": "outbox 999999"}, "there is no row"),
     "keys": ({}, "signs."),
+    "deny": ({"KIND": "server", "NAME": "evil.test", "SCOPES": "media"}, "deny server evil.test"),
+    "allow": ({"KIND": "server", "NAME": "fine.test", "SCOPES": "media"}, "fine.test"),
+    "policy": ({"ACTION": "list"}, "rule"),
+    "peer": ({"SERVER": "elsewhere.test"}, "0 rooms shared"),
 }
 """Arguments that each command takes, and what its answer contains."""
 

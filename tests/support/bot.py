@@ -9,8 +9,18 @@ from bridge.bot.context import Section, Waiting
 from bridge.bot.dispatch import Dispatch
 from bridge.errors import BadInput, NotFound
 from bridge.identity.resolver import Resolved
-from bridge.ids import KeyId, RoomAlias, RoomId, ServerName, UserId, parse_room_alias, parse_room_id
+from bridge.ids import (
+    KeyId,
+    RoomAlias,
+    RoomId,
+    ServerName,
+    UserId,
+    parse_room_alias,
+    parse_room_id,
+    parse_server_name,
+)
 from bridge.policy.rights import Rights
+from bridge.policy.rules import Action
 from bridge.portals.plumbing import PortalView
 from bridge.ports.matrix import RoomInfo
 from bridge.storage.queues import Backlog
@@ -162,6 +172,35 @@ class FakeJournal:
         return self.stories
 
 
+class FakeRules:
+    """Fits `bot.context.Rules`; whoever stands in `denied` may not use the bot."""
+
+    def __init__(self, *denied: UserId) -> None:
+        self.denied = denied
+        self.asked: list[tuple[Any, ...]] = []
+
+    def denial_of(self, user_id: UserId) -> str | None:
+        return f"{user_id} is denied here by bot rule 1" if user_id in self.denied else None
+
+    async def add(self, action: Action, words: Sequence[str], *, by: UserId) -> str:
+        self.asked.append((action, tuple(words), by))
+        return "Rule 1."
+
+    async def remove(self, typed: str, *, by: UserId) -> str:
+        self.asked.append(("remove", typed, by))
+        return "Rule 1 is gone."
+
+    async def listing(self) -> str:
+        return "There are no rules."
+
+
+class FakePeers:
+    """Fits `bot.context.Peers`."""
+
+    async def describe(self, typed: str) -> str:
+        return f"{parse_server_name(typed)}: 0 rooms shared."
+
+
 class FakeStatus:
     async def sections(self) -> Sequence[Section]:
         return [Section(title="Gateway", lines=["XMPP: connected"])]
@@ -186,5 +225,7 @@ def bench(**parts: Any) -> Dispatch:
         "keys": FakeKeys(),
         "journal": FakeJournal(),
         "status": FakeStatus(),
+        "rules": FakeRules(),
+        "peers": FakePeers(),
     }
     return Dispatch(**{**given, **parts})

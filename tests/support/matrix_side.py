@@ -45,6 +45,7 @@ from bridge.net.addresses import AddressPolicy, parse_networks
 from bridge.net.client import Endpoint as Address
 from bridge.net.client import HttpClient
 from bridge.net.dns import DnsResolver
+from bridge.policy.house import House
 from bridge.rooms.assembly import Rooms, build_rooms
 from bridge.rooms.network import UserProfile
 from bridge.rooms.query import TimelineEvent
@@ -136,6 +137,7 @@ class MatrixSide:
         self.routes: dict[ServerName, int] = {}
         self.key = SigningKey.from_seed("k1", secrets.token_bytes(32))
         self.keys = OwnKeys.of(self.key)
+        self.house = House(own_name=self.name)
         self.people = People()
         self.heard: list[Request] = []
         self.interfere: Interference | None = None
@@ -159,6 +161,7 @@ class MatrixSide:
             extra_ca=self._authority.certificate_file,
         )
         transport = Transport(
+            house=self.house,
             own_name=self.name,
             key=self.keys,
             client=client,
@@ -174,6 +177,7 @@ class MatrixSide:
             clock=self.clock,
         )
         rooms = build_rooms(
+            house=self.house,
             server_name=self.name,
             key=self.keys,
             database=database,
@@ -193,7 +197,11 @@ class MatrixSide:
         keys = Keys(own_name=self.name, keys=self.keys, clock=self.clock)
         routes = federation_routes(
             authentication=Authentication(
-                own_name=self.name, keyring=keyring, clock=self.clock, on_heard=sender.on_heard
+                own_name=self.name,
+                keyring=keyring,
+                clock=self.clock,
+                on_heard=sender.on_heard,
+                house=self.house,
             ),
             keys=keys,
             notary=Notary(

@@ -29,6 +29,7 @@ from bridge.ids import (
     TraceId,
     UserId,
 )
+from bridge.policy.house import House
 from bridge.ports.matrix import Acceptance, Profile, RoomEvent
 from bridge.rooms.assembly import Rooms, build_rooms
 from bridge.rooms.bounds import DEFAULTS
@@ -87,6 +88,7 @@ class Server:
     backend: NativeBackend
     listener: RecordingListener
     lookups: ListenerLookups
+    house: House
     down: bool = False
     software: str = "Isthmus"
     refuses_versions: set[str] = field(default_factory=set)
@@ -143,7 +145,9 @@ class Network:
         lookups = ListenerLookups()
         lookups.attach(listener)
         peers = NetworkPeers(self, server_name)
+        house = House(own_name=server_name, bot=UserId(f"@isthmus:{name}"))
         rooms = build_rooms(
+            house=house,
             server_name=server_name,
             key=key,
             database=database,
@@ -162,7 +166,7 @@ class Network:
             clock=self.clock,
             versions=[RoomVersionId(one) for one in versions],
         )
-        server = Server(server_name, key, database, rooms, backend, listener, lookups)
+        server = Server(server_name, key, database, rooms, backend, listener, lookups, house)
         self.servers[server_name] = server
         return server
 

@@ -78,6 +78,7 @@ class World:
             clock=clock,
             random=random.Random(self.starts),
             on_command=commands.run,
+            house=gateway.house,
         )
         self.starts += 1
         self.from_chat, self.from_matrix = portals.from_chat, portals.from_matrix

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from bridge.bot.commands import (
+    allow,
+    deny,
     drop,
     help,
     keys,
     leave,
     list,
+    peer,
     plumb,
+    policy,
     queues,
     resolve,
     retry,
@@ -34,5 +38,9 @@ COMMANDS: tuple[Command, ...] = (
     queues.COMMAND,
     retry.COMMAND,
     drop.COMMAND,
+    deny.COMMAND,
+    allow.COMMAND,
+    policy.COMMAND,
+    peer.COMMAND,
     keys.COMMAND,
 )

@@ -21,6 +21,8 @@ from bridge.federation.client.discovery import Discovery, HttpOut
 from bridge.federation.xmatrix import sign_request
 from bridge.ids import ServerName
 from bridge.net.client import HttpRequest, HttpResponse
+from bridge.policy.house import House
+from bridge.policy.rules import Scope
 from bridge.telemetry import metrics
 from bridge.telemetry.log import get_logger
 
@@ -48,12 +50,14 @@ class Transport:
         client: HttpOut,
         discovery: Discovery,
         clock: Clock,
+        house: House | None = None,
     ) -> None:
         self.own_name = own_name
         self._key = key
         self._client = client
         self._discovery = discovery
         self._clock = clock
+        self._house = house or House(own_name=own_name)
 
     async def request(
         self,
@@ -113,6 +117,9 @@ class Transport:
     ) -> HttpResponse:
         if peer == self.own_name:
             raise Refused("a federation request to ourselves", rule="own_server")
+        if signed:
+            # Keys are asked for unsigned: what others tell of a denied server must be checked.
+            self._house.check_server(peer, Scope.ALL, door="outgoing")
         target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
         location = await self._discovery.locate(peer)
         headers = {"Host": location.host_header, "Accept": "application/json"}

@@ -13,6 +13,7 @@ from bridge.federation.server.notary import MAX_BODY_BYTES as MAX_KEY_QUERY_BYTE
 from bridge.federation.server.notary import Notary
 from bridge.federation.server.queries import Queries
 from bridge.federation.server.transactions import MAX_BODY_BYTES, Transactions
+from bridge.policy.rules import Scope
 from bridge.web.routing import Route
 
 _KEY = "/_matrix/key/v2"
@@ -33,12 +34,17 @@ def federation_routes(
     """Routes for `web.WebServer`; each endpoint that is not open to anybody checks who asks."""
 
     def signed(
-        method: str, path: str, endpoint: PeerEndpoint, max_body_bytes: int | None = None
+        method: str,
+        path: str,
+        endpoint: PeerEndpoint,
+        max_body_bytes: int | None = None,
+        *,
+        scope: Scope = Scope.ALL,
     ) -> Route:
         return Route(
             method=method,
             path=path,
-            endpoint=authentication.signed(endpoint),
+            endpoint=authentication.signed(endpoint, scope),
             max_body_bytes=max_body_bytes,
         )
 
@@ -70,15 +76,47 @@ def federation_routes(
         signed("GET", f"{_V1}/state/{{room_id}}", events.state),
         signed("GET", f"{_V1}/state_ids/{{room_id}}", events.state_ids),
         # Joining.
-        signed("GET", f"{_V1}/make_join/{{room_id}}/{{user_id}}", membership.make_join),
-        signed("PUT", f"{_V1}/send_join/{{room_id}}/{{event_id}}", membership.send_join_v1),
-        signed("PUT", f"{_V2}/send_join/{{room_id}}/{{event_id}}", membership.send_join),
+        signed(
+            "GET",
+            f"{_V1}/make_join/{{room_id}}/{{user_id}}",
+            membership.make_join,
+            scope=Scope.JOINS,
+        ),
+        signed(
+            "PUT",
+            f"{_V1}/send_join/{{room_id}}/{{event_id}}",
+            membership.send_join_v1,
+            scope=Scope.JOINS,
+        ),
+        signed(
+            "PUT",
+            f"{_V2}/send_join/{{room_id}}/{{event_id}}",
+            membership.send_join,
+            scope=Scope.JOINS,
+        ),
         # Knocking.
-        signed("GET", f"{_V1}/make_knock/{{room_id}}/{{user_id}}", membership.make_knock),
-        signed("PUT", f"{_V1}/send_knock/{{room_id}}/{{event_id}}", membership.send_knock),
+        signed(
+            "GET",
+            f"{_V1}/make_knock/{{room_id}}/{{user_id}}",
+            membership.make_knock,
+            scope=Scope.KNOCKS,
+        ),
+        signed(
+            "PUT",
+            f"{_V1}/send_knock/{{room_id}}/{{event_id}}",
+            membership.send_knock,
+            scope=Scope.KNOCKS,
+        ),
         # Inviting.
-        signed("PUT", f"{_V1}/invite/{{room_id}}/{{event_id}}", membership.invite_v1),
-        signed("PUT", f"{_V2}/invite/{{room_id}}/{{event_id}}", membership.invite),
+        signed(
+            "PUT",
+            f"{_V1}/invite/{{room_id}}/{{event_id}}",
+            membership.invite_v1,
+            scope=Scope.INVITES,
+        ),
+        signed(
+            "PUT", f"{_V2}/invite/{{room_id}}/{{event_id}}", membership.invite, scope=Scope.INVITES
+        ),
         # Leaving.
         signed("GET", f"{_V1}/make_leave/{{room_id}}/{{user_id}}", membership.make_leave),
         signed("PUT", f"{_V1}/send_leave/{{room_id}}/{{event_id}}", membership.send_leave_v1),

@@ -29,6 +29,7 @@ from bridge.federation.server.queries import Queries
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
 from bridge.ids import ServerName
+from bridge.policy.rules import Scope
 from bridge.rooms.load import choose_auth_events
 from bridge.rooms.receive import Receiver
 from bridge.storage import inbound
@@ -116,7 +117,7 @@ class Trusting(Authentication):
     def __init__(self, origin: ServerName) -> None:
         self._origin_name = origin
 
-    def signed(self, endpoint: PeerEndpoint) -> Endpoint:
+    def signed(self, endpoint: PeerEndpoint, scope: Scope = Scope.ALL) -> Endpoint:
         async def believed(request: Request) -> Response:
             return await endpoint(request, self._origin_name)
 
