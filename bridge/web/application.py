@@ -7,6 +7,7 @@ target as it was sent, since what is signed in a federation request is exactly t
 from __future__ import annotations
 
 import asyncio
+import resource
 import secrets
 import ssl
 from collections import Counter
@@ -28,6 +29,7 @@ DEFAULT_MAX_BODY_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 16
 LINGER_S = 1.0
 """How long the rest of a body that nobody wants is taken, so that the answer can be read."""
+MAX_CONNECTIONS = 5_000
 SHARE_OF_READING = 4
 """One address has at most this part of the requests whose bodies are being read: whoever sends
 slowly keeps others waiting only where he comes from."""
@@ -62,6 +64,12 @@ class Listener:
         return context
 
 
+def connections_allowed() -> int:
+    """Half of what the process may open: the rest is for requests of our own and the database."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
+
+
 class _Doorkeeper(web.Server):
     """Closes connections beyond the bound at once: they would end what the process may open."""
 
@@ -88,7 +96,7 @@ class WebServer:
         listeners: Sequence[Listener],
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
         max_in_flight: int = 500,
-        max_connections: int = 5_000,
+        max_connections: int | None = None,
         idle_timeout_s: float = 75.0,
         body_timeout_s: float = 60.0,
         answer_timeout_s: float = 300.0,
@@ -104,7 +112,7 @@ class WebServer:
         self._in_flight = 0
         self._reading: Counter[str] = Counter()
         self._reading_bytes = 0
-        self._max_connections = max_connections
+        self._max_connections = max_connections or connections_allowed()
         self._idle_timeout_s = idle_timeout_s
         self._answer_timeout_s = answer_timeout_s
         self._body_timeout_s = body_timeout_s

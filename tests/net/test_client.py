@@ -12,7 +12,7 @@ import pytest
 from bridge.errors import BadInput, Misconfigured, Refused, Unavailable
 from bridge.net.addresses import AddressPolicy, parse_networks
 from bridge.net.client import Endpoint, HttpClient, HttpRequest, trusting
-from bridge.net.dns import DnsResolver
+from bridge.net.dns import DnsResolver, Service
 from bridge.web.application import Listener, Request, Response, Route, WebServer
 from tests.support.dns import DnsTable, dns_server
 from tests.support.tls import PrivateCa
@@ -177,6 +177,38 @@ async def test_a_private_address_is_refused_however_it_is_reached(
                 await client.send(request)
             assert caught.value.rule == "private_address"
     assert site.asked == []
+
+
+class Rebinding:
+    """Fits `Resolver`: harmless at the first look, private ever after."""
+
+    def __init__(self, first: str, later: str) -> None:
+        self._first, self._later = first, later
+        self.looks = 0
+
+    async def addresses(self, host: str) -> tuple[str, ...]:
+        self.looks += 1
+        return (self._first if self.looks == 1 else self._later,)
+
+    async def services(self, name: str) -> tuple[Service, ...]:
+        return ()
+
+
+async def test_the_address_that_was_checked_is_the_one_that_is_dialled(
+    site: Site, ca: PrivateCa
+) -> None:
+    resolver = Rebinding("127.0.0.1", "10.0.0.1")
+    client = HttpClient(resolver=resolver, policy=LOOPBACK, extra_ca=ca.path)
+    try:
+        for _ in range(2):  # The second time by the connection that stands.
+            assert (await client.send(HttpRequest(method="GET", url=site.url()))).status == 200
+            assert resolver.looks == 1
+        for url in (site.url(host="other.example"), f"https://m.example:{site.port + 1}/"):
+            with pytest.raises(Refused) as caught:
+                await client.send(HttpRequest(method="GET", url=url))
+            assert caught.value.rule == "private_address"
+    finally:
+        await client.close()
 
 
 async def test_connecting_elsewhere_keeps_host_and_certificate(

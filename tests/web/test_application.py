@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import resource
 import ssl
 import tracemalloc
 import zlib
@@ -16,7 +17,14 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from bridge.errors import Misconfigured, Refused, Unavailable
-from bridge.web.application import Listener, Request, Response, Route, WebServer
+from bridge.web.application import (
+    Listener,
+    Request,
+    Response,
+    Route,
+    WebServer,
+    connections_allowed,
+)
 from bridge.web.health import health_routes
 from tests.support.tls import PrivateCa
 
@@ -367,6 +375,27 @@ async def test_connections_beyond_the_bound_are_closed_at_once() -> None:
                 assert await reader.read() == b""
         for _, writer in [*opened, third]:
             writer.close()
+
+
+def test_connections_leave_half_of_what_the_process_may_open() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (600, hard))
+        assert connections_allowed() == 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_body_in_chunks_is_refused_at_the_bound() -> None:
+    server = WebServer(routes=ROUTES, listeners=[LOCAL])
+    async with serving(server) as caller:
+        reader, writer = await _opened(caller)
+        writer.write(b"PUT /small HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(3):
+            writer.write(b"5\r\nabcde\r\n")
+        async with asyncio.timeout(5):
+            assert b"413" in await reader.readline()
+        writer.close()
 
 
 async def test_a_body_over_the_bound_is_refused_before_it_is_sent() -> None:
