@@ -302,6 +302,7 @@ class Answers:
     ) -> None:
         """`origin` shows that one of its users is whom one of ours invited by another name."""
         room = await self._open_room(origin, room_id)
+        self._house.check_room(room_id, Scope.INVITES, door="invite")
         await self._exchange.invite(origin, room, event, trace_id=self._new_trace())
 
     # --- reading ----------------------------------------------------------------------------

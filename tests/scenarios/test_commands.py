@@ -3,10 +3,7 @@ use is answered with the usage and the nearest command."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -17,6 +14,7 @@ from bridge.errors import Refused
 from bridge.ports.command import CommandInfo, Level
 from tests.support.chats import ask_in_room, ask_on_xmpp, open_bot_chat
 from tests.support.gateway import Gateway
+from tests.support.operator import admin
 from tests.support.servers import MakeMatrixPerson, MakeXmppPerson
 
 INFOS = [command.info for command in COMMANDS]
@@ -181,20 +179,6 @@ async def test_the_face_as_forms(
     with pytest.raises(Refused) as refusal:
         await person.run_command(gateway.component, "stauts")
     assert refusal.value.rule == "item-not-found"
-
-
-async def admin(gateway: Gateway, line: str) -> tuple[int, str]:
-    """`isthmus admin`: exit code, and what it printed."""
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bridge", "admin", "--config", str(gateway.config)),
-        *line.split(),
-        cwd=Path(__file__).parents[2],
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(30):
-        printed, _ = await child.communicate()
-    return child.returncode or 0, printed.decode()
 
 
 async def test_the_face_on_the_server(gateway: Gateway) -> None:

@@ -126,6 +126,7 @@ def federation_routes(
             "PUT",
             f"{_V1}/exchange_third_party_invite/{{room_id}}",
             membership.exchange_third_party_invite,
+            scope=Scope.INVITES,
         ),
         # Queries.
         signed("GET", f"{_V1}/query/directory", queries.directory),
