@@ -37,7 +37,7 @@ from bridge.telemetry.log import get_logger
 SAME_S = 3_600.0
 MAX_REMEMBERED = 10_000
 MAX_UNWRITTEN = 100
-POLL_S = 5.0
+POLL_S = 1.0
 PAUSE_S = 1.0
 SHOWN = 50
 STEP = "policy"
