@@ -10,7 +10,7 @@ import pytest
 from bridge.clock import SystemClock
 from bridge.demo.servers import CertificateAuthority, Synapse
 from bridge.engine.keys import SigningKey
-from bridge.errors import NotFound, Refused
+from bridge.errors import NotFound, Refused, Unavailable
 from bridge.federation.client.discovery import Discovery
 from bridge.federation.client.keyring import KeyDocument, ServerKey, ServerKeyRing
 from bridge.federation.client.requests import PeerRequests
@@ -48,6 +48,7 @@ class Us:
     name: ServerName
     requests: PeerRequests
     ring: ServerKeyRing
+    transport: Transport
     peer: ServerName
 
 
@@ -96,6 +97,7 @@ async def us(synapse: Synapse, certificates: CertificateAuthority) -> AsyncItera
         name=name,
         requests=PeerRequests(transport=transport, clock=clock),
         ring=ring,
+        transport=transport,
         peer=ServerName(synapse.server_name),
     )
     await client.close()
@@ -141,3 +143,49 @@ async def test_the_keys_of_a_real_peer_are_fetched_and_counted(us: Us, synapse: 
     now_ms = SystemClock().now_ms()
     assert await us.ring.verify_key(us.peer, key.key_id, now_ms) == key.verify_key_base64
     assert await us.ring.verify_key(us.peer, KeyId("ed25519:other"), now_ms) is None
+
+
+async def test_a_real_notary_vouches_for_a_server_that_is_gone(
+    us: Us, synapse: Synapse, certificates: CertificateAuthority
+) -> None:
+    clock, key = SystemClock(), SigningKey.from_seed("gone", bytes(range(1, 33)))
+    files = certificates.issue(label="gone")
+    keys: list[Keys] = []
+    server = WebServer(
+        routes=[
+            Route(
+                method="GET",
+                path="/_matrix/key/v2/server",
+                endpoint=lambda request: keys[0].own(request),
+            )
+        ],
+        listeners=[
+            Listener(host="127.0.0.1", port=0, certificate=files.chain, private_key=files.key)
+        ],
+    )
+    await server.start()
+    gone = ServerName(f"localhost:{server.addresses[0][1]}")
+    keys.append(Keys(own_name=gone, keys=OwnKeys.of(key), clock=clock))
+    # The notary learns of it while it lives.
+    try:
+        seen = await us.transport.request(
+            us.peer,
+            "POST",
+            "/_matrix/key/v2/query",
+            endpoint="keys_query",
+            body={"server_keys": {gone: {key.key_id: {"minimum_valid_until_ts": 0}}}},
+        )
+    finally:
+        await server.stop()
+    assert [entry["server_name"] for entry in seen["server_keys"]] == [gone]
+    ring = ServerKeyRing(
+        own_name=us.name,
+        own_keys=OwnKeys.of(KEY),
+        transport=us.transport,
+        store=Memory(),
+        clock=clock,
+        notaries=[us.peer],
+    )
+    assert await ring.verify_key(gone, key.key_id, clock.now_ms()) == key.verify_key_base64
+    with pytest.raises(Unavailable):
+        await us.ring.verify_key(gone, key.key_id, clock.now_ms())
