@@ -338,6 +338,15 @@ async def test_an_unknown_path_is_unrecognized(gateway: Gateway, peer: FakePeer)
     assert (status, answer["errcode"]) == (405, "M_UNRECOGNIZED")
 
 
+async def test_who_delegates_to_nobody_and_names_nobody_says_so(
+    gateway: Gateway, peer: FakePeer
+) -> None:
+    for name in ("server", "support"):
+        target = f"/.well-known/matrix/{name}"
+        status, answer = await peer.ask(gateway.server_name, "GET", target, authorization=None)
+        assert (status, answer["errcode"]) == (404, "M_NOT_FOUND")
+
+
 async def test_a_request_over_the_limit_of_size_is_refused(
     gateway: Gateway, peer: FakePeer
 ) -> None:
