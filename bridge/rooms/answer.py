@@ -11,7 +11,7 @@ events; retrieving events.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from bridge.engine.auth import check_auth
@@ -19,7 +19,7 @@ from bridge.engine.build import Draft, countersign, prototype
 from bridge.engine.keys import Signer
 from bridge.engine.pdu import Pdu
 from bridge.engine.receipt import Verdict
-from bridge.engine.state import MEMBER
+from bridge.engine.state import MEMBER, StateKey, StateMap
 from bridge.engine.stateres import auth_chain
 from bridge.engine.versions import UNNAMED, VERSIONS, RoomVersion
 from bridge.errors import BadInput, NotFound, Refused
@@ -41,6 +41,7 @@ from bridge.rooms.exchange import Exchange
 from bridge.rooms.load import KnownEvent, Room, RoomStates
 from bridge.rooms.network import Json, Lookups
 from bridge.rooms.outside import Outside
+from bridge.rooms.query import RoomQueries
 from bridge.rooms.restricted import find_voucher, needs_voucher
 from bridge.rooms.send import Sender
 from bridge.rooms.stripped import look_at, stripped_state
@@ -56,6 +57,13 @@ from bridge.rooms.visibility import (
 from bridge.telemetry.log import get_logger
 
 log = get_logger("rooms")
+
+
+_NAMES: Mapping[StateKey, str] = {
+    ("m.room.name", ""): "name",
+    ("m.room.canonical_alias", ""): "alias",
+}
+"""What names a room, and the field of the content that does."""
 
 
 class IncompatibleVersion(Refused):
@@ -86,6 +94,7 @@ class Answers:
         lookups: Lookups,
         underway: Underway,
         exchange: Exchange,
+        queries: RoomQueries,
         bounds: GraphBounds,
         new_trace: Callable[[], TraceId],
         house: House,
@@ -102,6 +111,7 @@ class Answers:
         self._lookups = lookups
         self._underway = underway
         self._exchange = exchange
+        self._queries = queries
         self._new_trace = new_trace
 
     # --- joins ------------------------------------------------------------------------------
@@ -128,9 +138,16 @@ class Answers:
         return await self._template(origin, room, user_id, content)
 
     async def send_join(
-        self, origin: ServerName, room_id: RoomId, event_id: EventId, pdu: Json
+        self,
+        origin: ServerName,
+        room_id: RoomId,
+        event_id: EventId,
+        pdu: Json,
+        *,
+        omit_members: bool = False,
     ) -> Json:
-        """The version 2 answer: `state`, `auth_chain`, `event`, `origin`, `members_omitted`."""
+        """The version 2 answer: `state`, `auth_chain`, `event`, `origin`, `members_omitted`, and
+        `servers_in_room` (before the join) where members may be omitted."""
         room = await self._open_room(origin, room_id)
         join = self._parse_member(origin, room, event_id, pdu, "join")
         self._house.check_member(join.sender, room_id, Scope.JOINS, door="join")
@@ -141,15 +158,35 @@ class Answers:
             join = countersign(join, key=self._key, server=self._server_name)
         known = await self._let_in(room, join)
         before = await self._states.before(known)
-        state = await self._in_order(before.state.values())
-        chain = await self._states.drive(auth_chain(before.state.values()))
-        return {
+        ids = set(before.state.values())
+        if omit_members:
+            ids = await self._without_members(room_id, before.state, known.pdu.sender)
+        chain = await self._states.drive(auth_chain([*ids, known.pdu.event_id]))
+        answer: Json = {
             "origin": self._server_name,
             "event": known.pdu.wire(),
-            "state": [one.pdu.wire() for one in state],
-            "auth_chain": [one.wire() for one in chain.values()],
-            "members_omitted": False,
+            "state": [one.pdu.wire() for one in await self._in_order(ids)],
+            "auth_chain": [
+                one.wire() for key, one in chain.items() if not (omit_members and key in ids)
+            ],
+            "members_omitted": len(ids) < len(before.state),
         }
+        if omit_members:
+            servers = await self._queries.servers_at(room_id, before)
+            answer["servers_in_room"] = sorted(servers)
+        return answer
+
+    async def _without_members(
+        self, room_id: RoomId, state: StateMap, joiner: UserId
+    ) -> set[EventId]:
+        """Of a room that has a name or an alias, no member; of others those it is called by."""
+        named = await self._states.pick(state, _NAMES)
+        is_named = any(
+            named[key].content.get(field) for key, field in _NAMES.items() if key in named
+        )
+        shown = [] if is_named else await self._queries.heroes(room_id, joiner)
+        heroes = {(MEMBER, user_id) for user_id in shown}
+        return {one for key, one in state.items() if key[0] != MEMBER or key in heroes}
 
     # --- knocks -----------------------------------------------------------------------------
 

@@ -178,6 +178,7 @@ def build_rooms(
             exchange=Exchange(
                 server_name=server_name, states=states, invite_drafted=handshake.invite_drafted
             ),
+            queries=queries,
             bounds=bounds,
             new_trace=make_trace,
         ),

@@ -13,7 +13,7 @@ from bridge.engine.state import CREATE, JOIN_RULES, MEMBER, POWER_LEVELS
 from bridge.engine.versions import RoomVersion, get_version
 from bridge.errors import BadInput, NotFound
 from bridge.ids import EventId, RoomId, ServerName, UserId, parse_user_id, server_of
-from bridge.rooms.load import Room, RoomStates, to_known
+from bridge.rooms.load import Room, RoomStates, Snapshot, to_known
 from bridge.rooms.servers import JoinedServers
 from bridge.rooms.visibility import ACL, is_server_allowed, may_read
 from bridge.storage import events as event_rows
@@ -24,6 +24,7 @@ from bridge.storage.events import StreamedEvent
 from bridge.storage.invites import InviteRow
 
 MAX_MEMBERS = 200_000
+MAX_HEROES = 5
 MAX_TIMELINE = 1_000
 MAX_REMEMBERED = 1_000
 MAX_LOOKED_BACK = 2_000
@@ -87,6 +88,10 @@ class RoomQueries:
     async def servers(self, room_id: RoomId) -> frozenset[ServerName]:
         """Servers with a joined user now, ours included."""
         return await self._database.read(lambda tx: room_rows.servers(tx, room_id))
+
+    async def servers_at(self, room_id: RoomId, snapshot: Snapshot) -> frozenset[ServerName]:
+        """Servers with a joined user in a state of the room, ours included."""
+        return await self._joined.of(room_id, snapshot)
 
     async def entrance(self, room_id: RoomId, server: ServerName) -> EventId | None:
         """An event by which a server can tell that it is in: the joining of a user of its own."""
@@ -182,6 +187,20 @@ class RoomQueries:
         )
         found = await self._states.events([row.event_id for row in rows])
         return [found[row.event_id].pdu for row in rows if row.event_id in found]
+
+    async def heroes(self, room_id: RoomId, without: UserId) -> list[UserId]:
+        """Who a room without a name is called by: the first who are joined or invited, else the
+        first of those who were. Spec: client-server API, GET /sync, m.heroes."""
+
+        def unit(tx: Transaction) -> list[UserId]:
+            for memberships in (("join", "invite"), ("leave", "ban")):
+                rows = room_rows.members(tx, room_id, memberships, limit=MAX_HEROES + 1)
+                found = [row.user_id for row in rows if row.user_id != without]
+                if found:
+                    return found[:MAX_HEROES]
+            return []
+
+        return await self._database.read(unit)
 
     async def member(self, room_id: RoomId, user_id: UserId) -> Pdu | None:
         """The member event, also of an invite to a room that we are not in."""

@@ -40,17 +40,21 @@ class Membership:
         return Response(json=answer)
 
     async def send_join(self, request: Request, origin: ServerName) -> Response:
-        return Response(json=await self._joined(request, origin))
+        omit_members = request.query_one("omit_members") == "true"
+        return Response(json=await self._joined(request, origin, omit_members=omit_members))
 
     async def send_join_v1(self, request: Request, origin: ServerName) -> Response:
         return Response(json=[200, await self._joined(request, origin)])
 
-    async def _joined(self, request: Request, origin: ServerName) -> JsonObject:
+    async def _joined(
+        self, request: Request, origin: ServerName, *, omit_members: bool = False
+    ) -> JsonObject:
         return await self._answers.send_join(
             origin,
             parse_room_id(request.params["room_id"]),
             parse_event_id(request.params["event_id"]),
             request.json_object(),
+            omit_members=omit_members,
         )
 
     async def make_knock(self, request: Request, origin: ServerName) -> Response:
