@@ -52,6 +52,7 @@ from bridge.rooms.visibility import (
     check_server,
     check_was_in_room,
     has_member,
+    is_visible,
     visible_form,
 )
 from bridge.telemetry.log import get_logger
@@ -59,6 +60,9 @@ from bridge.telemetry.log import get_logger
 log = get_logger("rooms")
 
 
+PAGE = 50
+MAX_PAGES = 10
+"""Of events that are looked at for one that the asking server may see."""
 _NAMES: Mapping[StateKey, str] = {
     ("m.room.name", ""): "name",
     ("m.room.canonical_alias", ""): "alias",
@@ -374,6 +378,28 @@ class Answers:
         await self._event_of(room, event_id)
         chain = await self._states.drive(auth_chain([event_id]))
         return {"auth_chain": [one.wire() for one in chain.values()]}
+
+    async def timestamp_to_event(
+        self, origin: ServerName, room_id: RoomId, at_ms: int, *, forwards: bool
+    ) -> Json:
+        """`{"event_id", "origin_server_ts"}` of the closest event that this server may see.
+
+        Where very many in a row are hidden from it, none is found."""
+        room = await self._readable_room(origin, room_id)
+        was_in: dict[int, bool] = {}
+        for page in range(MAX_PAGES):
+            found = await self._queries.closest(
+                room_id, at_ms, forwards=forwards, limit=PAGE, skip=page * PAGE
+            )
+            for known in found:
+                if await is_visible(self._states, room, known, origin, was_in):
+                    return {
+                        "event_id": known.pdu.event_id,
+                        "origin_server_ts": known.pdu.origin_server_ts,
+                    }
+            if len(found) < PAGE:
+                break
+        raise NotFound("no event at that time")
 
     async def backfill(
         self, origin: ServerName, room_id: RoomId, event_ids: Sequence[EventId], limit: int

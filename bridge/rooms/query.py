@@ -13,7 +13,7 @@ from bridge.engine.state import CREATE, JOIN_RULES, MEMBER, POWER_LEVELS
 from bridge.engine.versions import RoomVersion, get_version
 from bridge.errors import BadInput, NotFound
 from bridge.ids import EventId, RoomId, ServerName, UserId, parse_user_id, server_of
-from bridge.rooms.load import Room, RoomStates, Snapshot, to_known
+from bridge.rooms.load import KnownEvent, Room, RoomStates, Snapshot, to_known
 from bridge.rooms.servers import JoinedServers
 from bridge.rooms.visibility import ACL, is_server_allowed, may_read
 from bridge.storage import events as event_rows
@@ -213,6 +213,18 @@ class RoomQueries:
             event_id = row.event_id
         known = (await self._states.events([event_id])).get(event_id)
         return None if known is None else known.pdu
+
+    async def closest(
+        self, room_id: RoomId, at_ms: int, *, forwards: bool, limit: int, skip: int
+    ) -> list[KnownEvent]:
+        """Accepted events at that time, and after or before it, the closest first."""
+        room = await self._states.joined_room(room_id)
+        rows = await self._database.read(
+            lambda tx: event_rows.closest(
+                tx, room_id, at_ms, forwards=forwards, limit=limit, skip=skip
+            )
+        )
+        return [to_known(row, room.version) for row in rows]
 
     # --- arrival order ----------------------------------------------------------------------
 

@@ -107,6 +107,17 @@ async def visible_form(
     return known.pdu if found else known.pdu.redacted()
 
 
+async def is_visible(
+    states: RoomStates,
+    room: Room,
+    known: KnownEvent,
+    server: ServerName,
+    was_in: dict[int, bool] | None = None,
+) -> bool:
+    """Whether a server in the room may have the event whole."""
+    return await visible_form(states, room, known, server, was_in) is known.pdu
+
+
 async def may_read(
     states: RoomStates, known: KnownEvent, user_id: UserId, *, is_joined: bool
 ) -> bool:

@@ -271,6 +271,23 @@ def timeline(
     return [_to_streamed(row) for row in rows][::-1]
 
 
+def closest(
+    tx: Transaction, room_id: RoomId, at_ms: int, *, forwards: bool, limit: int, skip: int
+) -> list[EventRow]:
+    """Accepted events of the room from that time on, forwards or backwards, the closest first."""
+    stamp = events.c.origin_server_ts
+    query = select(events).where(
+        events.c.room_id == room_id, events.c.verdict == ACCEPTED, events.c.outlier.is_(False)
+    )
+    if forwards:
+        query = query.where(stamp >= at_ms).order_by(stamp, events.c.depth, events.c.event_id)
+    else:
+        query = query.where(stamp <= at_ms).order_by(
+            stamp.desc(), events.c.depth.desc(), events.c.event_id
+        )
+    return [_event(row) for row in tx.execute(query.limit(limit).offset(skip))]
+
+
 def newest_position(tx: Transaction, room_id: RoomId) -> int:
     query = select(func.max(stream_events.c.position)).where(stream_events.c.room_id == room_id)
     return tx.execute(query).scalar_one() or 0

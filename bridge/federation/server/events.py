@@ -53,6 +53,22 @@ class Events:
             )
         )
 
+    async def timestamp_to_event(self, request: Request, origin: ServerName) -> Response:
+        direction = request.query_one("dir")
+        if direction not in ("f", "b"):
+            raise BadInput(
+                "dir is f or b",
+                errcode="M_MISSING_PARAM" if direction is None else "M_INVALID_PARAM",
+            )
+        return Response(
+            json=await self._answers.timestamp_to_event(
+                origin,
+                parse_room_id(request.params["room_id"]),
+                _count(request.query_one("ts"), "ts", 2**53),
+                forwards=direction == "f",
+            )
+        )
+
     async def backfill(self, request: Request, origin: ServerName) -> Response:
         start = request.query_all("v")
         if not start:

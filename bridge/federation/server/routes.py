@@ -75,6 +75,7 @@ def federation_routes(
         signed("GET", f"{_V1}/event/{{event_id}}", events.event),
         signed("GET", f"{_V1}/state/{{room_id}}", events.state),
         signed("GET", f"{_V1}/state_ids/{{room_id}}", events.state_ids),
+        signed("GET", f"{_V1}/timestamp_to_event/{{room_id}}", events.timestamp_to_event),
         # Joining.
         signed(
             "GET",

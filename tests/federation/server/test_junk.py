@@ -280,6 +280,17 @@ async def test_no_request_makes_an_endpoint_fall_over(
                 st.just("PUT"),
                 rooms.map(lambda r: f"{v1}/exchange_third_party_invite/{enc(r)}"),
             ),
+            st.tuples(
+                st.just("GET"),
+                st.builds(
+                    lambda room, ts, way: (
+                        f"{v1}/timestamp_to_event/{enc(room)}?ts={enc(ts)}&dir={enc(way)}"
+                    ),
+                    rooms,
+                    st.integers(-1, 2**70) | texts,
+                    st.sampled_from(["f", "b"]) | texts,
+                ),
+            ),
             st.tuples(st.just("GET"), ids.map(lambda one: f"{v1}/event/{enc(one)}")),
             st.tuples(st.just("POST"), rooms.map(lambda r: f"{v1}/get_missing_events/{enc(r)}")),
             st.tuples(st.just("GET"), texts.map(lambda t: f"{v1}/query/profile?user_id={enc(t)}")),

@@ -137,6 +137,7 @@ def signed_targets(world: World) -> list[tuple[str, str, Any]]:
         ("PUT", f"{V1}/send_leave/{room}/{said}", {}),
         ("PUT", f"{V2}/send_leave/{room}/{said}", {}),
         ("PUT", f"{V1}/exchange_third_party_invite/{room}", {}),
+        ("GET", f"{V1}/timestamp_to_event/{room}?ts=1&dir=f", None),
         ("GET", f"{V1}/query/directory?room_alias={enc('#garden:' + world.us.name)}", None),
         ("GET", f"{V1}/query/profile?user_id={enc(world.alice)}", None),
     ]
@@ -320,6 +321,32 @@ async def test_events_state_and_graph_are_answered_to_members(
         assert [one["content"]["body"] for one in missing["events"]] == ["a", "b"]
 
 
+async def test_the_event_at_a_time_is_found(
+    certificates: CertificateAuthority, tmp_path: Path, sqlite_template: Path
+) -> None:
+    async with world_of(certificates, tmp_path, sqlite_template) as world:
+        base, template = (
+            f"{V1}/timestamp_to_event/{enc(world.room)}",
+            f"{V1}/timestamp_to_event/{{}}",
+        )
+        first = await world.good("GET", f"{base}?ts=0&dir=f", template)
+        create = await world.us.rooms.queries.state(world.room, "m.room.create")
+        assert first["event_id"] == create[0].event_id
+        last = await world.good("GET", f"{base}?ts={2**53 - 1}&dir=b", template)
+        assert last["event_id"] == world.said
+        for query, errcode in (
+            ("", "M_MISSING_PARAM"),
+            ("?ts=1", "M_MISSING_PARAM"),
+            ("?dir=f", "M_MISSING_PARAM"),
+            ("?ts=1&dir=x", "M_INVALID_PARAM"),
+            ("?ts=-1&dir=f", "M_INVALID_PARAM"),
+            ("?ts=soon&dir=f", "M_INVALID_PARAM"),
+        ):
+            assert await world.bad("GET", base + query, template) == (400, errcode)
+        nothing = await world.bad("GET", f"{base}?ts={2**53 - 1}&dir=f", template)
+        assert nothing == (404, "M_NOT_FOUND")
+
+
 async def test_outsiders_and_the_unknown_get_nothing(
     certificates: CertificateAuthority, tmp_path: Path, sqlite_template: Path
 ) -> None:
@@ -330,6 +357,7 @@ async def test_outsiders_and_the_unknown_get_nothing(
         for target, template in (
             (f"{V1}/event/{said}", f"{V1}/event/{{}}"),
             (f"{V1}/state/{room}?event_id={said}", f"{V1}/state/{{}}"),
+            (f"{V1}/timestamp_to_event/{room}?ts=0&dir=f", f"{V1}/timestamp_to_event/{{}}"),
             (f"{V1}/state_ids/{room}?event_id={said}", f"{V1}/state_ids/{{}}"),
             (f"{V1}/event_auth/{room}/{said}", f"{V1}/event_auth/{{}}/{{}}"),
             (f"{V1}/backfill/{room}?v={said}&limit=3", f"{V1}/backfill/{{}}"),
