@@ -138,6 +138,13 @@ def read_keys(path: Path) -> KeyBook:
         raise Misconfigured("signing_key", f"{path} cannot be used: {exc}") from exc
 
 
+def read_notaries(names: Sequence[str]) -> tuple[ServerName, ...]:
+    try:
+        return tuple(parse_server_name(name) for name in names)
+    except BadInput as exc:
+        raise Misconfigured("federation.notaries", exc.reason) from exc
+
+
 async def open_database(settings: Settings, say: Say) -> Database:
     """Opens it, brought to the current schema first where that is needed."""
     settings.data_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -242,7 +249,7 @@ class Gateway:
             transport=transport,
             store=DatabaseKeyStore(database),
             clock=clock,
-            notaries=[ServerName(name) for name in federation.notaries],
+            notaries=read_notaries(federation.notaries),
         )
         self._lookups = ListenerLookups()
         self._rooms: Rooms = build_rooms(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bridge import config
-from bridge.app import read_identity
+from bridge.app import read_identity, read_keys, read_notaries
 from bridge.engine.keys import SigningKey
 from bridge.errors import Misconfigured
 
@@ -32,3 +32,22 @@ def test_versions_that_are_made_here_are_taken_in_their_order(tmp_path: Path) ->
     (tmp_path / "signing.key").write_text(key.to_text())
     settings = _settings(data_folder=str(tmp_path), rooms={"versions": ["11", "I.1"]})
     assert read_identity(settings).versions == ("11", "I.1")
+
+
+def test_a_notary_that_is_no_server_is_refused_at_the_start() -> None:
+    assert read_notaries(["notary.example:8448"]) == ("notary.example:8448",)
+    with pytest.raises(Misconfigured) as caught:
+        read_notaries(["https://notary.example"])
+    assert caught.value.setting == "federation.notaries"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"ed25519 a", b"\xff"])
+def test_a_key_file_that_cannot_be_used_is_refused_at_the_start(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "signing.key"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Misconfigured) as caught:
+        read_keys(path)
+    assert caught.value.setting == "signing_key"
