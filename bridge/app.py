@@ -28,7 +28,7 @@ from bridge.backends.native.lookups import ListenerLookups
 from bridge.bot.assembly import build_bot
 from bridge.bot.control import SOCKET
 from bridge.clock import Clock, SystemClock
-from bridge.config import IdentitySettings, Settings, validated
+from bridge.config import IdentitySettings, LimitSettings, Settings, validated
 from bridge.delivery.backoff import Backoff
 from bridge.delivery.queue import DurableQueue
 from bridge.delivery.upkeep import Upkeep
@@ -58,6 +58,7 @@ from bridge.net.addresses import AddressPolicy, parse_networks
 from bridge.net.client import HttpClient
 from bridge.net.dns import DnsResolver
 from bridge.policy.house import House
+from bridge.policy.limits import Buckets, Limits, Rate
 from bridge.portals.assembly import build_portals
 from bridge.ports.chat import DELIVERIES, Delivery
 from bridge.ports.codec import from_tagged
@@ -167,6 +168,17 @@ def build_resolver(
     return Resolver(sources=sources, conversions=conversions, clock=clock, region=settings.region)
 
 
+def build_limits(settings: LimitSettings) -> Limits:
+    def buckets(per_s: int, burst: int) -> Buckets:
+        return Buckets(Rate(per_s=per_s, burst=burst))
+
+    return Limits(
+        requests=buckets(settings.requests_per_s, settings.requests_burst),
+        server_events=buckets(settings.server_events_per_s, settings.server_events_burst),
+        room_events=buckets(settings.room_events_per_s, settings.room_events_burst),
+    )
+
+
 class Network:
     """What goes out: the resolver and the HTTP client, closed at the end."""
 
@@ -252,7 +264,9 @@ class Gateway:
             notaries=read_notaries(federation.notaries),
         )
         self._lookups = ListenerLookups()
+        self._limits = build_limits(self._settings.federation.limits)
         self._rooms: Rooms = build_rooms(
+            limits=self._limits,
             house=self._house,
             server_name=identity.server_name,
             key=self._keys,
@@ -390,6 +404,7 @@ class Gateway:
                 clock=clock,
                 on_heard=self._sender.on_heard,
                 house=self._house,
+                limits=self._limits,
             ),
             keys=keys,
             notary=Notary(

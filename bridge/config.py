@@ -169,6 +169,19 @@ class IdentitySettings(_Section):
         return value
 
 
+class LimitSettings(_Section):
+    """What is more is answered with 429 and the time after which to try again."""
+
+    requests_per_s: Positive = 200
+    """Of one server, without transactions; so many a second for ever ..."""
+    requests_burst: Positive = 2_000
+    """... and so many at once."""
+    server_events_per_s: Positive = 1_000
+    server_events_burst: Positive = 20_000
+    room_events_per_s: Positive = 1_000
+    room_events_burst: Positive = 20_000
+
+
 class FederationSettings(_Section):
     certificate_authority: Path | None = None
     """One more authority that may vouch for other Matrix servers, beside the system's."""
@@ -181,6 +194,7 @@ class FederationSettings(_Section):
     request_timeout_s: Positive = 60
     retry_max_s: Positive = 3600
     """Longest pause between two attempts to reach a server that is down."""
+    limits: LimitSettings = LimitSettings()
 
     @field_validator("allowed_networks")
     @classmethod

@@ -172,7 +172,7 @@ class RuleBook:
 
         number, is_new = await self._database.write(unit)
         if not is_new:
-            return f"Rule {number} says so already."
+            return f"Rule {number} says so already: {rule}."
         log.info("a rule was added", rule=f"policy.{number}", by=by, what=str(rule))
         await self._apply(rule)
         return f"Rule {number}: {rule}."

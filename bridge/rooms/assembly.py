@@ -10,6 +10,7 @@ from bridge.clock import Clock
 from bridge.engine.keys import Signer
 from bridge.ids import ServerName, TraceId
 from bridge.policy.house import House
+from bridge.policy.limits import Limits
 from bridge.rooms.accept import Acceptor
 from bridge.rooms.answer import Answers
 from bridge.rooms.append import Appender
@@ -72,6 +73,7 @@ def build_rooms(
     lookups: Lookups,
     bounds: GraphBounds = DEFAULTS,
     house: House | None = None,
+    limits: Limits | None = None,
     make_trace: Callable[[], TraceId] = new_trace,
     make_localpart: Callable[[], str] = new_room_localpart,
     make_event_localpart: Callable[[], str] = new_event_localpart,
@@ -98,6 +100,7 @@ def build_rooms(
     outside = Outside(server_name=server_name, database=database, verifier=verifier, clock=clock)
     underway = Underway()
     receiver = Receiver(
+        limits=limits or Limits(),
         house=house,
         database=database,
         states=states,

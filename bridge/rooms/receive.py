@@ -13,6 +13,7 @@ times. Spec: S2S, transactions; checks on receipt of a PDU.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from bridge.ids import (
     server_of,
 )
 from bridge.policy.house import House
+from bridge.policy.limits import Limits
 from bridge.policy.rules import Scope
 from bridge.rooms.accept import DONE_TOPIC, Acceptor
 from bridge.rooms.bounds import GraphBounds, note_reached
@@ -98,8 +100,10 @@ class Receiver:
         bounds: GraphBounds,
         new_trace: Callable[[], TraceId],
         house: House,
+        limits: Limits,
     ) -> None:
         self._house = house
+        self._limits = limits
         self._bounds = bounds
         self._database = database
         self._states = states
@@ -130,7 +134,7 @@ class Receiver:
             raise BadInput(f"more than {MAX_PDUS} PDUs")
         self._house.check_server(origin, Scope.ALL, door="transaction")
         taken = [one for pdu in pdus if (one := await self._look_at(origin, pdu)) is not None]
-        now_ms = self._clock.now_ms()
+        now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
 
         def unit(tx: Transaction) -> tuple[list[tuple[EventId, str | None]], bool]:
             before = transactions.find(tx, origin, transaction_id)
@@ -138,6 +142,9 @@ class Receiver:
                 return before, False
             good = [one for one in taken if one.error is None]
             self._check_bounds(tx, origin, good)
+            # Of what was stored before nothing is counted: its answer is above.
+            rooms = dict(Counter(str(one.room_id) for one in good))
+            self._limits.check_events(origin, rooms, now_s)
             rows = [
                 inbound.NewRow(
                     room_id=one.room_id,

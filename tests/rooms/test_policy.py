@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bridge.engine.versions import VERSIONS
-from bridge.errors import Refused
+from bridge.errors import Refused, Unavailable
 from bridge.ids import RoomId
+from bridge.policy.limits import Buckets, Limits, Rate
 from bridge.policy.rules import Action, RuleTable, read_rule
 from tests.support.network import Network, Server
 from tests.support.talk import forge, make_room, say
@@ -146,3 +147,28 @@ async def test_we_join_through_no_denied_server_and_into_no_denied_room(network:
     assert [one for one in network.requests if one[0] == "make_join"] == []
     obey(here)
     await here.backend.join(user_id=here.user("bob"), room_id=room_id, via=[there.name])
+
+
+@pytest.mark.parametrize("kind", ["server_events", "room_events"])
+async def test_over_the_limit_nothing_is_stored_and_later_it_is(
+    network: Network, kind: str
+) -> None:
+    network.limits = Limits(**{kind: Buckets(Rate(per_s=1, burst=2))})
+    here, there, room_id = await shared_room(network)
+    events = []
+    for number in range(4):
+        pdu = await forge(
+            network, there, room_id, there.user("guest"), content={"body": str(number)}
+        )
+        events.append(pdu.wire())
+    network.clock.shift(60)
+    take = here.rooms.receiver.take
+    await take(there.name, "first", events[:2], wait_s=0)
+    with pytest.raises(Unavailable) as caught:
+        await take(there.name, "second", events[2:], wait_s=0)
+    assert caught.value.errcode == "M_LIMIT_EXCEEDED"
+    assert caught.value.retry_after_s == 2
+    # What was stored is answered as before; what is new is taken when the time has come.
+    assert len(await take(there.name, "first", events[:2], wait_s=0)) == 2
+    network.clock.shift(2)
+    assert len(await take(there.name, "second", events[2:], wait_s=0)) == 2

@@ -3,6 +3,7 @@ use is answered with the usage and the nearest command."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -43,6 +44,8 @@ CALLS: dict[str, tuple[dict[str, str], str]] = {
 XMPP_FACES = ("bot", "domain", "forms")
 """Each has people of its own: the bot answers one person thirty lines a minute."""
 
+LINES_OF_ONE = 25
+
 Ask = Callable[[str, str], Awaitable[str]]
 """Line and what to expect -> answer."""
 
@@ -72,7 +75,9 @@ async def gateway(
         synapse.user_id("boss"): "admin",
         synapse.user_id("user"): "user",
         **{f"boss-{face}@a.test": "admin" for face in XMPP_FACES},
+        **{f"boss-{face}-2@a.test": "admin" for face in XMPP_FACES},
         **{f"user-{face}@a.test": "user" for face in XMPP_FACES},
+        **{f"user-{face}-2@a.test": "user" for face in XMPP_FACES},
     }
     async with Gateway(prosody, certificates, settings={"permissions": permissions}) as server:
         yield server
@@ -123,10 +128,13 @@ async def test_the_face_on_xmpp(
     prosody: Prosody,
     xmpp_person: MakeXmppPerson,
 ) -> None:
-    person = await xmpp_person(prosody, f"{name}-{face}")
+    first = await xmpp_person(prosody, f"{name}-{face}")
+    second = await xmpp_person(prosody, f"{name}-{face}-2")
+    lines = itertools.count()
     bot = gateway.component if face == "domain" else gateway.bot_address
 
     async def ask(line: str, expect: str) -> str:
+        person = first if next(lines) < LINES_OF_ONE else second
         return await ask_on_xmpp(person, bot, line, expect=expect)
 
     await try_everything(ask, level)

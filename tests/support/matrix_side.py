@@ -46,6 +46,7 @@ from bridge.net.client import Endpoint as Address
 from bridge.net.client import HttpClient
 from bridge.net.dns import DnsResolver
 from bridge.policy.house import House
+from bridge.policy.limits import Limits
 from bridge.rooms.assembly import Rooms, build_rooms
 from bridge.rooms.network import UserProfile
 from bridge.rooms.query import TimelineEvent
@@ -138,6 +139,7 @@ class MatrixSide:
         self.key = SigningKey.from_seed("k1", secrets.token_bytes(32))
         self.keys = OwnKeys.of(self.key)
         self.house = House(own_name=self.name)
+        self.limits = Limits()
         self.people = People()
         self.heard: list[Request] = []
         self.interfere: Interference | None = None
@@ -202,6 +204,7 @@ class MatrixSide:
                 clock=self.clock,
                 on_heard=sender.on_heard,
                 house=self.house,
+                limits=self.limits,
             ),
             keys=keys,
             notary=Notary(

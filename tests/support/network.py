@@ -30,6 +30,7 @@ from bridge.ids import (
     UserId,
 )
 from bridge.policy.house import House
+from bridge.policy.limits import Limits
 from bridge.ports.matrix import Acceptance, Profile, RoomEvent
 from bridge.rooms.assembly import Rooms, build_rooms
 from bridge.rooms.bounds import DEFAULTS
@@ -124,6 +125,7 @@ class Network:
         self.keys_away: set[ServerName] = set()
         """Servers whose keys cannot be had."""
         self.bounds = DEFAULTS
+        self.limits = Limits()
         """Of the servers that are added from now on."""
         self._folder = folder
 
@@ -156,6 +158,7 @@ class Network:
             keyring=NetworkKeys(self),
             lookups=lookups,
             bounds=self.bounds,
+            limits=self.limits,
         )
         backend = NativeBackend(
             server_name=server_name,

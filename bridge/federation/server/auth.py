@@ -13,6 +13,7 @@ from bridge.errors import BadInput, Refused
 from bridge.federation.xmatrix import check_destination, parse_xmatrix, verify_request
 from bridge.ids import ServerName
 from bridge.policy.house import House
+from bridge.policy.limits import Limits
 from bridge.policy.rules import Scope
 from bridge.rooms.network import KeyRing
 from bridge.web.routing import Endpoint, Request, Response
@@ -35,21 +36,28 @@ class Authentication:
         clock: Clock,
         on_heard: Callable[[ServerName], None] = lambda _: None,
         house: House | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._own_name = own_name
         self._keyring = keyring
         self._clock = clock
         self._on_heard = on_heard
         self._house = house or House(own_name=own_name)
+        self._limits = limits or Limits()
 
-    def signed(self, endpoint: PeerEndpoint, scope: Scope = Scope.ALL) -> Endpoint:
+    def signed(
+        self, endpoint: PeerEndpoint, scope: Scope = Scope.ALL, *, is_counted: bool = True
+    ) -> Endpoint:
         """`scope`: what the rules of the house call it. A server that they deny is refused after
-        it has proven who it is: nobody is denied for a name that somebody else has written."""
+        it has proven who it is: nobody is denied for a name that somebody else has written.
+        `is_counted`: towards the requests that one server may make."""
 
         async def answer(request: Request) -> Response:
             origin = await self._origin(request)
             self._house.check_server(origin, scope, door="request")
             self._on_heard(origin)
+            if is_counted:
+                self._limits.check_request(origin, self._clock.monotonic_s())
             return await endpoint(request, origin)
 
         return answer

@@ -40,11 +40,12 @@ def federation_routes(
         max_body_bytes: int | None = None,
         *,
         scope: Scope = Scope.ALL,
+        is_counted: bool = True,
     ) -> Route:
         return Route(
             method=method,
             path=path,
-            endpoint=authentication.signed(endpoint, scope),
+            endpoint=authentication.signed(endpoint, scope, is_counted=is_counted),
             max_body_bytes=max_body_bytes,
         )
 
@@ -67,7 +68,9 @@ def federation_routes(
             endpoint=notary.query_one,
         ),
         # Transactions.
-        signed("PUT", f"{_V1}/send/{{txn_id}}", transactions.send, MAX_BODY_BYTES),
+        signed(
+            "PUT", f"{_V1}/send/{{txn_id}}", transactions.send, MAX_BODY_BYTES, is_counted=False
+        ),
         # PDUs: auth chains, backfill, events, state.
         signed("GET", f"{_V1}/event_auth/{{room_id}}/{{event_id}}", events.event_auth),
         signed("GET", f"{_V1}/backfill/{{room_id}}", events.backfill),

@@ -117,7 +117,9 @@ class Trusting(Authentication):
     def __init__(self, origin: ServerName) -> None:
         self._origin_name = origin
 
-    def signed(self, endpoint: PeerEndpoint, scope: Scope = Scope.ALL) -> Endpoint:
+    def signed(
+        self, endpoint: PeerEndpoint, scope: Scope = Scope.ALL, *, is_counted: bool = True
+    ) -> Endpoint:
         async def believed(request: Request) -> Response:
             return await endpoint(request, self._origin_name)
 
