@@ -3,7 +3,8 @@
 We answer what a server published last, as it signed it, with our signatures added; also when the
 server is gone. It is asked again first where its document lacks a key that is asked for, ends
 before the time asked for, or has passed half of its life. How often is bounded three times: per
-server (the key ring), per request, and per requester; beyond that the answer is what we have.
+server (the key ring), per request, and per requester, who gets so many documents in a while too.
+Beyond that the answer is what we have.
 Spec: S2S, querying keys through another server.
 """
 
@@ -35,9 +36,11 @@ MAX_ASKED = 50
 """Servers that are asked again for one request."""
 MAX_ASKED_AT_ONCE = 8
 ASKING_TIMEOUT_S = 15.0
-# A requester's allowance of servers that are asked on its account, and how fast it comes back.
-ALLOWANCE = 100.0
-ALLOWANCE_PER_S = 0.5
+# A requester's allowance, how fast it comes back, and what takes from it.
+ALLOWANCE = 10_000.0
+ALLOWANCE_PER_S = 50.0
+ASKING_COSTS = 100.0
+ANSWERING_COSTS = 1.0
 MAX_REQUESTERS = 10_000
 MAX_TS = 2**53 - 1
 BREATH = 20
@@ -132,20 +135,19 @@ class Notary:
         others = [server for server in wanted if server != self._own_name]
         found = await self._documents.documents(others)
         weak = [server for server in others if self._is_weak(found.get(server), wanted[server])]
-        asked = weak[: self._allow(requester, min(len(weak), MAX_ASKED))]
+        asked = weak[: self._allow(requester, min(len(weak), MAX_ASKED), each=ASKING_COSTS)]
         if asked:
             await self._renew(asked)
             found = {**found, **await self._documents.documents(asked)}
         answer: list[JsonObject] = []
         if self._own_name in wanted:
             answer.append(self._own.document())
+        ready = [found[server] for server in others if server in found]
+        ready = ready[: self._allow(requester, len(ready), each=ANSWERING_COSTS)]
         size = 0
-        for number, server in enumerate(others):
+        for number, document in enumerate(ready):
             if number % BREATH == 0:
                 await asyncio.sleep(0)
-            document = found.get(server)
-            if document is None:
-                continue
             size += len(document.json)
             if size > MAX_ANSWER_BYTES:
                 break
@@ -162,8 +164,8 @@ class Notary:
         there = {*content["verify_keys"], *content.get("old_verify_keys", {})}
         return not wanted.key_ids <= there
 
-    def _allow(self, requester: str, number: int) -> int:
-        """How many servers may be asked on this requester's account now, of so many."""
+    def _allow(self, requester: str, number: int, *, each: float) -> int:
+        """How many of so many this requester is allowed now, at that price each."""
         now_s = self._clock.monotonic_s()
         allowance = self._allowances.get(requester)
         if allowance is None:
@@ -172,8 +174,8 @@ class Notary:
         gained = (now_s - allowance.at_s) * ALLOWANCE_PER_S
         allowance.left = min(ALLOWANCE, allowance.left + gained)
         allowance.at_s = now_s
-        allowed = min(number, int(allowance.left))
-        allowance.left -= allowed
+        allowed = min(number, int(allowance.left // each))
+        allowance.left -= allowed * each
         return allowed
 
     async def _renew(self, servers: Sequence[ServerName]) -> None:

@@ -241,6 +241,18 @@ async def test_one_requester_makes_us_ask_few_servers_in_a_while(world: World) -
     assert len(world.documents.asked) == 111
 
 
+async def test_one_requester_gets_so_many_documents_in_a_while(world: World) -> None:
+    servers = [ServerName(f"s{number}.example") for number in range(1000)]
+    made = world.documents.make(PEER, "a")
+    world.documents.kept = dict.fromkeys(servers, made)
+    asked: dict[ServerName, Any] = {server: {} for server in servers}
+    got = [len(await world.post(asked)) for _ in range(11)]
+    assert got == [1000] * 10 + [0]
+    assert len(await world.post({servers[0]: {}}, by="192.0.2.2")) == 1
+    world.clock.shift(1)
+    assert len(await world.post(asked)) == 50
+
+
 async def test_whoever_hangs_does_not_keep_the_others_answers(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
