@@ -310,7 +310,7 @@ async def test_an_invite_into_an_unknown_room_version_is_refused(
     invite = peer.build(
         room, eve, "m.room.member", {"membership": "invite", "is_direct": True}, state_key=ghost
     )
-    for version in ("org.example.unheard", "1", "I.999", ""):
+    for version in ("org.example.unheard", "13", "I.999", ""):
         target = f"/_matrix/federation/v2/invite{path(room.room_id, invite.event_id)}"
         content: dict[str, Any] = {
             "event": invite.wire(),
