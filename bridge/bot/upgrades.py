@@ -36,6 +36,8 @@ class RoomUpgrades:
         anyway: bool,
     ) -> str:
         await self._check(caller, room_id, is_admin=is_admin)
+        if creators and not is_admin:
+            await self._check_namer(caller, room_id)
         if not anyway:
             await self._check_servers(room_id, version)
         successor = await self._backend.upgrade(
@@ -64,6 +66,14 @@ class RoomUpgrades:
                 f"I need power level {power.needed(ACTION)} in {room_id} to replace it and have "
                 f"{power.level(bot):g}: please give it to {bot}"
             )
+
+    async def _check_namer(self, caller: UserId, room_id: RoomId) -> None:
+        """Creators may stand above everybody: whoever stands below somebody makes none."""
+        power = await self._backend.power(room_id)
+        others = [one.user_id for one in await self._backend.members(room_id)]
+        highest = max((power.level(one) for one in others if one != self._backend.bot), default=0)
+        if power.level(caller) < highest:
+            raise Refused(f"there are members of {room_id} above you: you cannot name its creators")
 
     async def _may(self, caller: UserId, room_id: RoomId, power: Power) -> bool:
         return power.may(caller, ACTION) and await self._is_in(caller, room_id)

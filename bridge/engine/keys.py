@@ -24,6 +24,7 @@ ALGORITHM = "ed25519"
 _VERSION = re.compile(r"[a-zA-Z0-9_]{1,128}")
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _KEY_BYTES = 32
+_KEY_TEXT = 44
 _SIGNATURE_BYTES = 64
 
 
@@ -105,7 +106,9 @@ class SigningKey:
 def verify(key_base64: str, message: bytes, signature: str) -> bool:
     """Whether the signature is the key's. False also for keys and signatures that are garbage."""
     try:
-        key, raw = _decode_key(key_base64), decode_base64(signature)
+        # Whoever names long keys that are none gets no place in memory for them.
+        decode = _decode_key if len(key_base64) <= _KEY_TEXT else decode_base64
+        key, raw = decode(key_base64), decode_base64(signature)
     except BadInput:
         return False
     if len(key) != _KEY_BYTES or len(raw) != _SIGNATURE_BYTES:

@@ -130,7 +130,8 @@ def judge(
         if state is None:
             continue
         try:
-            check_auth(pdu, _with_create(state, create))
+            # A state without a create event is none of a room's: what stands on nothing is refused.
+            check_auth(pdu, state)
         except Refused as exc:
             return Decision(verdict=verdict, rule=exc.rule, reason=exc.reason)
     return Decision(verdict=Verdict.ACCEPTED)

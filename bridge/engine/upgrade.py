@@ -171,7 +171,9 @@ def successor_levels(
         for creator in creators:
             users.pop(creator, None)
         if events.get(TOMBSTONE, named["state_default"]) <= named["state_default"]:
-            events[TOMBSTONE] = max(TOMBSTONE_LEVEL, named["state_default"] + 1)
+            # Its name needs no less where it is no state, either.
+            lowest = max(named["state_default"] + 1, named["events_default"])
+            events[TOMBSTONE] = max(TOMBSTONE_LEVEL, lowest)
     if before.extensible_events is not after.extensible_events:  # 4
         events |= _split(old, events) if after.extensible_events else _join(old, events)
     groups = {"users": users, "events": events, "notifications": notifications}
@@ -190,8 +192,8 @@ def _split(old: PowerLevels, events: Mapping[str, int]) -> dict[str, int]:
         for kind in (*EXTENSIBLE_MESSAGES, POLL)
         if named or kind in events
     }
-    if LEGACY_POLL in events:
-        split[POLL] = max(split.get(POLL, level), events[LEGACY_POLL])
+    if LEGACY_POLL in events or POLL in split:
+        split[POLL] = max(split.get(POLL, level), old.event(LEGACY_POLL, is_state=False))
     return split
 
 

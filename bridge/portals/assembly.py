@@ -146,7 +146,7 @@ def build_portals(
         moves=moves,
         adapter=adapter,
         clock=clock,
-        carry=from_matrix.carry,
+        carry=from_matrix.carry_past,
     )
     from_matrix.attach(following.on_left_behind)
     return Portals(

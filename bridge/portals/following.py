@@ -63,6 +63,9 @@ SETTLE_S = 3.0
 """By then a server has made up its mind about what it was sent."""
 MAX_PAST = 200
 """Events of the successor that are carried because they were there before us."""
+RECENT_MS = 24 * 3600 * 1000
+"""What was said in the successor longer before the tombstone is none of this: portals that stood
+there have had it, and their queues may have forgotten that."""
 POWER_LEVELS = "m.room.power_levels"
 OF_TWO = (DIRECT, FORMER, ENCRYPTED)
 WRONG_TEXT = (
@@ -115,7 +118,7 @@ class Following:
         clock: Clock,
         carry: Carry,
     ) -> None:
-        """`carry`: an event goes to where its room's portals lead, once."""
+        """`carry`: an event of the past goes to where its room's portals lead, once."""
         self._database = database
         self._backend = backend
         self._directory = directory
@@ -137,9 +140,9 @@ class Following:
         try:
             await self._check_current(task)
             with suppress(NotFound):  # if one of ours is in the successor, it can be told already
-                await self._check_predecessor(task)
+                await self._check_predecessor(task, move)
             await self._enter(task)
-            await self._check_predecessor(task)
+            await self._check_predecessor(task, move)
         except _NotFollowed as exc:
             log.warning(
                 "an upgrade is not followed",
@@ -156,7 +159,8 @@ class Following:
             await self._bring(user_id, task)
         await self._move_portals(item, task)
         for event in await self._backend.timeline(task.successor, limit=MAX_PAST):
-            if event.state_key is None:
+            is_old = event.origin_server_ts < move.seen_ms - RECENT_MS
+            if event.state_key is None and not (is_old and event.position <= move.position):
                 await self._carry(event)
         await self._moves.look(task.successor)  # it may have been replaced before we came
         log.info("an upgrade is followed", room_id=task.room_id, successor=task.successor)
@@ -226,18 +230,28 @@ class Following:
         own = self._backend.server_name
         return [one for one in dict.fromkeys(servers) if one != own][:MAX_VIA]
 
-    async def _check_predecessor(self, task: FollowRoom) -> None:
-        """Whoever came to look leaves a room that is none of theirs."""
+    async def _check_predecessor(self, task: FollowRoom, move: Move) -> None:
+        """Whoever came to look leaves a room that is none of theirs; whoever was there stays."""
         if await self._moves.replaces(task.successor) == task.room_id:
             return
         if not await self._directory.of_room(task.successor):
-            ours = await self._ours(task.room_id)
-            for user_id in await self._ours(task.successor):
-                if user_id in ours:
-                    await self._directory.leave(user_id=user_id, room_id=task.successor)
+            ours = set(await self._ours(task.room_id)) & set(await self._ours(task.successor))
+            for user_id in sorted(ours & await self._came_after(move)):
+                await self._directory.leave(user_id=user_id, room_id=task.successor)
         raise _NotFollowed(
             f"{task.successor} does not name it as its predecessor", rule="predecessor"
         )
+
+    async def _came_after(self, move: Move) -> set[str]:
+        """Who entered the successor after the tombstone was there."""
+        return {
+            event.state_key
+            for event in await self._backend.timeline(move.successor, limit=MAX_PAST)
+            if event.type == "m.room.member"
+            and event.state_key is not None
+            and event.position > move.position
+            and event.previous_membership != "join"
+        }
 
     # --- 4 to 6: everybody ----------------------------------------------------------------------
 

@@ -123,7 +123,11 @@ class FromMatrix:
             await self._membership.on_member(event)
         await self.carry(event)
 
-    async def carry(self, event: RoomEvent) -> None:
+    async def carry_past(self, event: RoomEvent) -> None:
+        """As `carry`, of an event that may have been told before: no command is carried out."""
+        await self.carry(event, is_past=True)
+
+    async def carry(self, event: RoomEvent, *, is_past: bool = False) -> None:
         """To where the portals of its room lead; idempotent."""
         portals = await self._directory.of_room(event.room_id)
         if event.state_key is None and not event.own:
@@ -143,7 +147,8 @@ class FromMatrix:
             elif portal.kind in (DIRECT, FORMER, ENCRYPTED):
                 await self._to_direct(event, portal)
             elif portal.kind == MANAGEMENT:
-                is_command = await self._to_bot(event, portal, in_chat=in_chat) or is_command
+                is_meant = await self._to_bot(event, portal, in_chat=in_chat, is_past=is_past)
+                is_command = is_meant or is_command
         for portal in portals:
             # What is said to the bot is nobody else's.
             if portal.kind in OF_CHAT and not is_command:
@@ -307,7 +312,9 @@ class FromMatrix:
 
     # --- the bot -----------------------------------------------------------------------------
 
-    async def _to_bot(self, event: RoomEvent, portal: Portal, *, in_chat: bool) -> bool:
+    async def _to_bot(
+        self, event: RoomEvent, portal: Portal, *, in_chat: bool, is_past: bool
+    ) -> bool:
         """True: it was meant for the bot. `in_chat`: the room is a foreign chat's, too, and what is
         said there is for its people unless it begins with the bot's name."""
         if event.own or event.state_key is not None:
@@ -319,6 +326,8 @@ class FromMatrix:
             text = UNREAD_COMMAND_TEXT if is_meant else None
         elif isinstance(outcome, Message) and outcome.kind != "notice":
             line = await self._command_in(event, outcome.text, in_chat=in_chat)
+            if line is not None and is_past:
+                return True
             if line is not None:
                 caller = Caller(user_id=event.sender, room_id=event.room_id)
                 text = await self._on_command(caller, line)

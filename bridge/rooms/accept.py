@@ -119,13 +119,14 @@ class Acceptor:
     async def accept_group(self, room_id: RoomId, queued: Sequence[tuple[Pdu, TraceId]]) -> int:
         """Several rows of the inbound queue in one commit: how many, from the first on.
 
-        Ends before one that needs more than to be judged and written: of which we know something,
-        that rests on what we do not have, or that may end our own stay.
+        Ends before one that needs more than to be judged and written: of which, or of what comes
+        after it, we know something, that rests on what we do not have, or that may end our own
+        stay.
         """
 
         async def attempt() -> list[tuple[Pdu, Decision]]:
             room = await self._states.joined_room(room_id)
-            known, historic, redacted_by = await self._database.read(
+            known, redacted_by = await self._database.read(
                 partial(_look_up_all, room_id=room_id, pdus=[pdu for pdu, _ in queued])
             )
             plan = self._appender.plan(room)
@@ -149,7 +150,6 @@ class Acceptor:
                     trace_id=trace_id,
                     verdict=STORED_VERDICT[decision.verdict],
                     rule=decision.rule or None,
-                    historic=pdu.event_id in historic,
                     redacted_by=redacted_by.get(pdu.event_id),
                 )
                 done.append((pdu, decision))
@@ -310,13 +310,12 @@ def _look_up(
 
 def _look_up_all(
     tx: Transaction, room_id: RoomId, pdus: Sequence[Pdu]
-) -> tuple[Collection[EventId], Collection[EventId], Mapping[EventId, EventId]]:
-    """Which of them are stored, to which something after them is known, their redactions."""
+) -> tuple[Collection[EventId], Mapping[EventId, EventId]]:
+    """Which of them are stored or have something after them that is, and their redactions."""
     ids = [pdu.event_id for pdu in pdus]
     targets = {pdu.event_id: pdu.sender_server for pdu in pdus}
     return (
-        event_rows.find_known(tx, ids).keys(),
-        event_rows.with_children(tx, ids),
+        {*event_rows.find_known(tx, ids), *event_rows.with_children(tx, ids)},
         event_rows.find_redactions(tx, room_id, targets),
     )
 

@@ -231,6 +231,8 @@ class RoomStates:
         self._events: _Lru[EventId, KnownEvent] = _Lru(bounds.cached_events)
         self._snapshots: _Lru[int, Snapshot] = _Lru(bounds.cached_snapshots)
         self._after: _Lru[EventId, Snapshot] = _Lru(bounds.cached_snapshots)
+        self._forgotten = 0
+        """How often an event was forgotten."""
         self.joining: dict[RoomId, RoomVersion] = {}
         """Rooms whose handshake is under way: their first events may come before its end."""
 
@@ -309,10 +311,13 @@ class RoomStates:
             else:
                 found[event_id] = known
         if missing:
+            forgotten = self._forgotten
             rows = await self._database.read(lambda tx: self._read_events(tx, missing))
-            for event_id, known in rows.items():
-                found[event_id] = known
-                self.keep_event(known)
+            found |= rows
+            # An event may have been redacted while we read: then nobody is to be given the old one.
+            if forgotten == self._forgotten:
+                for known in rows.values():
+                    self.keep_event(known)
         return found
 
     def _read_events(
@@ -343,6 +348,7 @@ class RoomStates:
         self._events.put(known.pdu.event_id, known)
 
     def forget_event(self, event_id: EventId) -> None:
+        self._forgotten += 1
         self._events.drop(event_id)
         self._after.drop(event_id)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -38,11 +39,17 @@ async def parlour(world: World, *, public: bool = True, version: str = "10") -> 
     return room_id
 
 
-async def set_levels(world: World, room_id: RoomId, users: dict[UserId, int]) -> None:
+async def set_levels(
+    world: World,
+    room_id: RoomId,
+    users: dict[UserId, int],
+    events: Mapping[str, int] = MappingProxyType({}),
+) -> None:
     backend = world.gateway.backend
     (entry,) = await backend.state(room_id, "m.room.power_levels")
     content: dict[str, Any] = dict(entry.content)
     content["users"] = {**content["users"], **users}
+    content["events"] = {**content["events"], **events}
     await backend.send(
         room_id=room_id,
         sender=backend.bot,
@@ -106,6 +113,19 @@ async def test_nobody_else_may(world: World, caller: UserId) -> None:
     with pytest.raises(Refused, match=r"may send m\.room\.tombstone"):
         await ask(world, old, caller=caller)
     assert await replacement(world, old) is None
+
+
+async def test_whoever_stands_below_others_names_no_creators(world: World) -> None:
+    old = await parlour(world)
+    await set_levels(world, old, {BOB: 50}, {"m.room.tombstone": 50})
+    with pytest.raises(Refused, match="above you: you cannot name"):
+        await ask(world, old, caller=BOB, creators=[BOB])
+    assert await replacement(world, old) is None
+    await ask(world, old, caller=BOB)
+    new = await replacement(world, old)
+    assert new is not None
+    power = await world.gateway.backend.power(new)
+    assert (power.level(BOB), power.level(ALICE)) == (50, 100)
 
 
 async def test_power_in_a_room_that_one_has_left_is_none(world: World) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.engine import keys
 from bridge.engine.build import countersign
 from bridge.engine.hashes import content_hash
 from bridge.engine.keys import SigningKey, decode_base64, encode_base64, verify
@@ -97,6 +98,14 @@ def test_malformed_signatures_are_no_signatures(signatures: object) -> None:
 )
 def test_garbage_keys_and_signatures_do_not_verify(key: str, signature: str) -> None:
     assert verify(key, b"message", signature) is False
+
+
+def test_whoever_names_long_keys_fills_no_memory() -> None:
+    key = SigningKey.from_seed("1", b"1" * 32)
+    long = key.verify_key_base64 + "=" * 60_000
+    kept = keys._decode_key.cache_info().currsize
+    assert verify(long, b"x", key.sign(b"x"))
+    assert keys._decode_key.cache_info().currsize == kept
 
 
 @given(st.binary())

@@ -180,6 +180,15 @@ def test_the_level_of_messages_is_that_of_each_kind_of_extensible_events() -> No
     assert carried({}, "I.1", "10")["events"] == {}
 
 
+def test_a_poll_needs_what_a_poll_needed_under_its_old_name() -> None:
+    events = {"events": {"m.room.message": 0, "m.poll.start": 0}, "events_default": 1}
+    assert carried(events, "7", "I.1")["events"]["m.poll.start"] == 1
+
+
+def test_a_tombstone_needs_no_less_than_any_message() -> None:
+    assert carried({"events_default": 151}, "10", "12")["events"]["m.room.tombstone"] == 151
+
+
 def test_a_message_needs_what_the_most_guarded_kind_needed() -> None:
     events = carried({"events": {"m.file": 50, "m.message": 0}}, "I.1", "11")["events"]
     assert events["m.room.message"] == 50

@@ -20,6 +20,7 @@ from bridge.ports.chat import (
     RoomMoved,
     RoomNotice,
 )
+from bridge.ports.command import Caller
 from bridge.storage import moves, queues, schema
 from bridge.storage.moves import Move
 from bridge.storage.queues import INBOX
@@ -159,6 +160,27 @@ async def test_what_is_said_in_the_old_room_afterwards_is_not_carried(world: Wor
     assert "left-behind" in await decisions(world)
 
 
+async def test_what_a_successor_had_long_ago_is_not_delivered_again(world: World) -> None:
+    room_id = await garden(world)
+    successor = await make_successor(world, room_id)
+    await world.chat.enter(JULIET, successor)
+    await world.settle()
+    await world.say(successor, "long ago")
+    await world.settle()
+    # By then nothing in the queue tells any more that it was delivered.
+    world.clock.shift(100 * 24 * 3600)
+    before_ms = world.clock.now_ms()
+    await world.database.write(
+        lambda tx: queues.prune(tx, queues.OUTBOX, before_ms=before_ms, limit=1_000)
+    )
+    await entomb(world, room_id, successor)
+    await world.settle()
+    await world.later(2)
+    await world.say(successor, "now")
+    await world.later(2)
+    assert shown(world) == ["long ago", "(moved)", "now"]
+
+
 async def test_the_past_of_both_rooms_is_one(world: World) -> None:
     room_id = await garden(world)
     await world.say(room_id, "one")
@@ -235,6 +257,19 @@ async def test_a_room_that_does_not_name_its_predecessor_is_left_again(world: Wo
     successor = await upgrade(world, room_id)
     await world.settle()
     assert await world.membership(successor, world.ghost(JULIET)) == "join"
+
+
+async def test_a_tombstone_leads_nobody_out_of_a_room_that_they_were_in(world: World) -> None:
+    room_id = await garden(world)
+    other = await world.home.backend.create_room(creator=BOB, txn="other", public=True)
+    juliet = world.ghost(JULIET)
+    await world.gateway.backend.join(user_id=juliet, room_id=other, via=[world.home.name])
+    await world.settle()
+    await entomb(world, room_id, other)
+    await world.settle()
+    await world.later(2)
+    assert await decisions(world) == ["stored", "predecessor"]
+    assert await world.membership(other, juliet) == "join"
 
 
 @pytest.mark.parametrize("successor", [None, 7, "somewhere", "#garden:matrix.example", "itself"])
@@ -526,3 +561,29 @@ async def test_whoever_talks_to_the_bot_goes_on_talking(world: World) -> None:
     await world.say(successor, "help")
     await world.later(2)
     assert len(await world.bodies(successor, BOT)) == 1
+
+
+async def test_what_the_bot_was_told_before_is_not_done_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_id = await world.home.backend.create_room(creator=ALICE, txn="bot")
+    successor = await make_successor(world, room_id, public=False)
+    for one in (room_id, successor):
+        await world.invite(one, BOT, is_direct=True)
+    await world.settle()
+    lines: list[str] = []
+
+    async def run(caller: Caller, line: str) -> str:
+        lines.append(line)
+        return "done"
+
+    monkeypatch.setattr(world.from_matrix, "_on_command", run)
+    await world.say(successor, "leave #garden:matrix.example")
+    await world.settle()
+    await entomb(world, room_id, successor)
+    await world.say(successor, "help")
+    await world.settle()
+    for _ in range(3):
+        await world.later(2)
+    assert (await decisions(world))[-1] == "moved"
+    assert lines == ["leave #garden:matrix.example", "help"]

@@ -518,3 +518,39 @@ async def test_a_hundred_joins_cross_the_bound_of_snapshot_hops(network: Network
     assert len(stored.state) == 108
     await there.backend.join(user_id=there.user("guest"), room_id=room_id, via=[here.name])
     assert len(await there.backend.members(room_id)) == 102
+
+
+@pytest.mark.parametrize("version", ["2", "5"])
+async def test_what_stands_on_nothing_resets_nothing(network: Network, version: str) -> None:
+    """Whoever is not even in the room names no previous events, so that nothing is settled before:
+    resolved against that, whoever joined while the room was public would be out."""
+    here, there, room_id = await two_in_a_room(network, version)
+    eve = await network.add("eve.example")
+    await here.backend.send(
+        room_id=room_id,
+        sender=here.user("maker"),
+        type="m.room.join_rules",
+        state_key="",
+        content={"join_rule": "invite"},
+        txn="rules",
+        trace=trace(),
+    )
+    await network.deliver()
+    before = await room_at(here, room_id)
+    stray = await forge(
+        network,
+        eve,
+        room_id,
+        eve.user("eve"),
+        type="m.room.aliases",
+        state_key=eve.name,
+        content={"aliases": []},
+        on=[],
+        auth=[before.state["m.room.create", ""]],
+        seen_by=here,
+    )
+    answer = await network.hand_over(eve.name, here.name, [stray.wire()])
+    assert answer == {stray.event_id: {"error": "rejected by the rule create.missing"}}
+    after = await room_at(here, room_id)
+    assert (after.state, after.extremities) == (before.state, before.extremities)
+    assert there.user("guest") in {key for _, key in after.state}

@@ -15,7 +15,7 @@ from bridge.engine.pdu import Pdu
 from bridge.ids import EventId, RoomId, UserId
 from bridge.storage import events as event_rows
 from bridge.storage import rooms as room_rows
-from bridge.storage.database import Transaction
+from bridge.storage.database import Transaction, Unit
 from bridge.storage.events import EventRow
 from bridge.storage.schema import redactions
 from tests.support.network import Network, Server, trace
@@ -428,3 +428,33 @@ async def test_the_rows_go_with_their_room(network: Network) -> None:
     assert await here.database.read(count) == 1
     await here.database.write(partial(room_rows.purge, room_id=room_id))
     assert await here.database.read(count) == 0
+
+
+async def test_what_is_redacted_while_it_is_read_is_not_kept_whole(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there, room_id = await two_in_a_room(network)
+    target = await say(here, room_id, "maker", "oops")
+    here = await network.restart(here)
+    read = here.database.read
+    waiting = True
+
+    async def slow(unit: Unit[Any]) -> Any:
+        nonlocal waiting
+        found = await read(unit)
+        if waiting:
+            waiting = False
+            await here.rooms.sender.send(
+                room_id=room_id,
+                sender=here.user("maker"),
+                type="m.room.redaction",
+                content={},
+                redacts=target,
+                trace_id=trace(),
+            )
+        return found
+
+    monkeypatch.setattr(here.database, "read", slow)
+    await here.rooms.answers.event(there.name, target)
+    assert (await stored(here, target)).redacted_by is not None
+    assert (await here.rooms.answers.event(there.name, target))["content"] == {}
