@@ -276,6 +276,8 @@ async def test_a_server_outside_the_access_list_is_let_in_by_no_endpoint(network
         lambda: answers.event_auth(there.name, room_id, said),
         lambda: answers.backfill(there.name, room_id, [said], 5),
         lambda: answers.get_missing_events(there.name, room_id, [], [said], 5, 0),
+        lambda: answers.timestamp_to_event(there.name, room_id, 0, forwards=True),
+        lambda: answers.exchange_third_party_invite(there.name, room_id, pdu.wire()),
     ):
         with pytest.raises(Refused) as caught:
             await request()
