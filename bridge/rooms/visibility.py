@@ -18,8 +18,6 @@ from bridge.rooms.load import KnownEvent, Room, RoomStates
 
 ACL = ("m.room.server_acl", "")
 HISTORY = ("m.room.history_visibility", "")
-MAX_PATTERNS = 5_000
-"""Entries of an ACL list that are looked at."""
 
 
 def is_server_allowed(acl: Mapping[str, Any] | None, server: ServerName) -> bool:
@@ -162,9 +160,8 @@ def _is_ip(host: str) -> bool:
 def _matches(patterns: object, host: str) -> bool:
     if not isinstance(patterns, list):
         return False
-    return any(
-        _glob(pattern, host) for pattern in patterns[:MAX_PATTERNS] if isinstance(pattern, str)
-    )
+    # All of them, as many as an event can hold: one that is not looked at would let somebody in.
+    return any(_glob(pattern, host) for pattern in patterns if isinstance(pattern, str))
 
 
 def _glob(pattern: str, host: str) -> bool:

@@ -45,3 +45,10 @@ def test_a_star_stands_for_any_run(host: str, start: int, end: int) -> None:
     cut = sorted((min(start, len(host)), min(end, len(host))))
     pattern = host[: cut[0]] + "*" + host[cut[1] :]
     assert is_server_allowed({"allow": [pattern]}, ServerName(host))
+
+
+def test_a_long_list_counts_to_its_end() -> None:
+    deny = [f"{number}.e" for number in range(7_000)]
+    acl = {"allow": ["*"], "deny": [*deny, "evil.example"]}
+    assert not is_server_allowed(acl, ServerName("evil.example"))
+    assert is_server_allowed(acl, ServerName("good.example"))
