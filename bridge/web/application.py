@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -75,10 +76,34 @@ class _Doorkeeper(web.Server):
 
     max_connections = 0
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._open: dict[web.RequestHandler, asyncio.Transport] = {}
+
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
+        self._open[handler] = transport
         if len(self.connections) > self.max_connections:
             transport.abort()
+
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        self._open.pop(handler, None)
+        super().connection_lost(handler, exc)
+
+    async def end(self) -> None:
+        """After the last answer. Under TLS a connection would wait for the peer's goodbye."""
+        for transport in list(self._open.values()):
+            transport.abort()
+        for _ in range(_TURNS):
+            if not self._open:
+                return
+            await asyncio.sleep(0)
+
+
+_TURNS = 10
+"""Of the event loop, until what was aborted is closed; it takes two or three."""
 
 
 class WebServer:
@@ -156,7 +181,10 @@ class WebServer:
         """Accept no more, wait for requests in hand within the bound, close."""
         if self._runner is not None:
             runner, self._runner = self._runner, None
+            doorkeeper = runner.server
             await runner.cleanup()
+            if isinstance(doorkeeper, _Doorkeeper):
+                await doorkeeper.end()
 
     async def _serve(self, raw: web.BaseRequest) -> web.StreamResponse:
         response = await self._answer(raw)

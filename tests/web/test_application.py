@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import resource
+import socket
 import ssl
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import aiohttp
 import pytest
@@ -256,6 +259,53 @@ async def test_several_listeners_with_and_without_tls(tmp_path: Path) -> None:
                 assert answer.status == 403
     finally:
         await server.stop()
+
+
+async def test_stopping_waits_for_no_goodbye_under_tls(tmp_path: Path) -> None:
+    ca = PrivateCa(tmp_path)
+    files = ca.issue("127.0.0.1")
+    tls = Listener(
+        host="127.0.0.1",
+        port=0,
+        certificate=files.certificate,
+        private_key=files.private_key,
+    )
+    server = WebServer(routes=ROUTES, listeners=[tls])
+    await server.start()
+    trust = ssl.create_default_context(cafile=str(ca.path))
+    ((host, port),) = server.addresses
+    reader, writer = await asyncio.open_connection(host, port, ssl=trust)
+    try:
+        writer.write(b"GET /refuse HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 403")
+        # It reads no further, and so does not see that we close.
+        paused = cast(asyncio.Transport, writer.transport)
+        paused.pause_reading()
+        before = {one for one in _sockets() if one.getsockname()[1] == port}
+        assert before
+        await server.stop()
+        assert {one for one in _sockets() if one in before} == set()
+    finally:
+        writer.transport.abort()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+def _sockets() -> list[socket.socket]:
+    """The open ones of this process that are connected as a server sees it."""
+    return [
+        one
+        for one in gc.get_objects()
+        if isinstance(one, socket.socket) and one.family == socket.AF_INET and _is_connected(one)
+    ]
+
+
+def _is_connected(one: socket.socket) -> bool:
+    try:
+        one.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 async def test_a_taken_address_and_a_wrong_certificate_name_the_setting(tmp_path: Path) -> None:
