@@ -11,8 +11,10 @@ from bridge.engine.pdu import Pdu
 from bridge.errors import Unavailable
 from bridge.ids import EventId, RoomId, TraceId
 from bridge.rooms.accept import Acceptor
+from bridge.rooms.append import Appender, Plan
 from bridge.rooms.load import RoomStates
 from bridge.storage import events as event_rows
+from bridge.storage import rooms as room_rows
 from tests.support.network import Network, Server, trace
 from tests.support.talk import forge, heard, make_room, room_at, say, two_in_a_room
 
@@ -182,6 +184,32 @@ async def test_a_group_that_fails_is_taken_one_by_one(
     assert answer == {pdu.event_id: {} for pdu in line.pdus}
     assert (await room_at(here, room_id)).position == before.position + 5
     assert await heard(here, room_id) == [f"{number}" for number in range(5)]
+
+
+async def test_a_group_is_planned_anew_when_another_process_moves_the_room(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there, room_id = await two_in_a_room(network)
+    line = Line(network, there, room_id)
+    for number in range(5):
+        await line.say("guest", f"{number}")
+    position = (await room_at(here, room_id)).position
+    commit = Appender.commit
+    moved: list[Plan] = []
+
+    async def overtaken(self: Appender, plan: Plan, **more: Any) -> None:
+        if not moved:
+            moved.append(plan)
+            await here.database.write(lambda tx: room_rows.advance(tx, room_id, expected=position))
+        await commit(self, plan, **more)
+
+    monkeypatch.setattr(Appender, "commit", overtaken)
+    answer = await network.hand_over(there.name, here.name, [pdu.wire() for pdu in line.pdus])
+    assert answer == {pdu.event_id: {} for pdu in line.pdus}
+    assert (await room_at(here, room_id)).position == position + 2
+    assert await heard(here, room_id) == [f"{number}" for number in range(5)]
+    await say(here, room_id, "maker", "and on")
+    assert (await heard(here, room_id))[-1] == "and on"
 
 
 async def test_a_crash_before_the_commit_loses_and_doubles_nothing(network: Network) -> None:
