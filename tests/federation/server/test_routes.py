@@ -185,7 +185,7 @@ async def test_every_signed_endpoint_of_the_table_is_tried(
 ) -> None:
     class Nothing:
         def __getattr__(self, name: str) -> Any:
-            return lambda *_: None
+            return lambda *_, **__: None
 
     nothing: Any = Nothing()
     table = {
