@@ -28,6 +28,8 @@ __all__ = ["Endpoint", "Listener", "Request", "Response", "Route", "RouteTable",
 
 DEFAULT_MAX_BODY_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 16
+IDLE_TIMEOUT_S = 130.0
+"""Synapse keeps an idle connection for 120 s: let whoever asks be the one who closes it."""
 LINGER_S = 1.0
 """How long the rest of a body that nobody wants is taken, so that the answer can be read."""
 MAX_CONNECTIONS = 5_000
@@ -122,7 +124,7 @@ class WebServer:
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
         max_in_flight: int = 500,
         max_connections: int | None = None,
-        idle_timeout_s: float = 75.0,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
         body_timeout_s: float = 60.0,
         answer_timeout_s: float = 300.0,
         drain_timeout_s: float = 10.0,
