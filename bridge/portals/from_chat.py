@@ -400,6 +400,7 @@ class FromChat:
             power=await self._backend.power(room_id),
             members=await self._backend.members(room_id),
             history=await self._past(info, history_limit, viewer=ghost),
+            first_room=await self._moves.first_room(room_id),
         )
         await self._moves.check_place(room_id)
         return view
@@ -410,6 +411,7 @@ class FromChat:
             power=await self._backend.power(room_id),
             members=await self._backend.members(room_id),
             history=(),
+            first_room=await self._moves.first_room(room_id),
         )
 
     async def _past(

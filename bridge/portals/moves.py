@@ -267,6 +267,9 @@ class Moves:
             )
         )
 
+    async def first_room(self, room_id: RoomId) -> RoomId:
+        return await self._database.read(lambda tx: self.first(tx, room_id))
+
     def first(self, tx: Transaction, room_id: RoomId) -> RoomId:
         """The room with which it began."""
         found = moves.predecessors(tx, adapter=self._adapter, room_id=room_id, most=MAX_CHAIN)

@@ -197,6 +197,8 @@ class RoomView:
     power: Power
     members: Sequence[Member]
     history: Sequence[HistoryMessage]
+    first_room: RoomId | None = None
+    """The room with which its line of upgrades began. None: it replaces none."""
 
 
 class Replaced(Refused):

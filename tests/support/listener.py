@@ -58,6 +58,7 @@ class ScriptedRoom:
     topic_sender: UserId | None = None
     join_rule: str = "public"
     replacement: RoomId | None = None
+    first_room: RoomId | None = None
     position: int = 100
     members: dict[UserId, str | None] = field(default_factory=dict)
     history: list[HistoryMessage] = field(default_factory=list)
@@ -89,6 +90,7 @@ class ScriptedRoom:
                 for user_id, name in self.members.items()
             ],
             history=[],
+            first_room=self.first_room,
         )
 
     def past(self, sender: UserId, text: str) -> None:

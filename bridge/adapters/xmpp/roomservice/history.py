@@ -26,7 +26,7 @@ def past(
             id=message.event_id,
             body=to_body(message.message),
             stanza_id=message.event_id,
-            occupant=outbound.occupant_id(room.room_id, message.sender),
+            occupant=room.occupant_id(message.sender),
             delayed_ms=message.at_ms,
         )
         for message in view.history

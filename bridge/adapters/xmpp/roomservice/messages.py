@@ -66,7 +66,7 @@ class Showing:
 
     async def show_message(self, room: ServedRoom, delivery: RoomMessage, own_id: str) -> None:
         nickname = await self._names.of(room, delivery.sender, _name(room, delivery.sender))
-        occupant = outbound.occupant_id(room.room_id, delivery.sender)
+        occupant = room.occupant_id(delivery.sender)
         body = to_body(delivery.message)
 
         def make(session: Session) -> list[ET.Element]:
@@ -98,7 +98,7 @@ class Showing:
                     id=delivery.stanza_id,
                     body=to_body(delivery.message),
                     stanza_id=delivery.event_id,
-                    occupant=outbound.occupant_id(room.room_id, delivery.sender),
+                    occupant=room.occupant_id(delivery.sender),
                     origin_id=delivery.origin_id,
                 )
             ]

@@ -91,6 +91,8 @@ class ServedRoom:
     """Whether the nicknames have been read."""
     successor: RoomAlias | RoomId | None = None
     """Where everybody has moved to."""
+    first_room: RoomId | None = None
+    """The room with which its line of upgrades began, as of the last arrival."""
 
     def load(self, nicknames: Mapping[UserId, str]) -> None:
         for user_id, nickname in nicknames.items():
@@ -106,6 +108,11 @@ class ServedRoom:
             if user_id in self.members:
                 members[user_id] = self.members[user_id]
         self.members, self.power, self.changed = members, view.power, newer
+        self.first_room = view.first_room
+
+    def occupant_id(self, user_id: UserId) -> str:
+        """An upgrade changes none: whoever has moved along sees the same people."""
+        return occupant_id(self.first_room or self.room_id, user_id)
 
     def set_member(self, user_id: UserId, member: Member | None, position: int) -> None:
         """None: no member any more."""
@@ -208,7 +215,7 @@ class People:
             jid=self.jid_of(user_id),
             affiliation=affiliation,
             role=role,
-            id=occupant_id(room.room_id, user_id),
+            id=room.occupant_id(user_id),
         )
 
     def listed(

@@ -12,7 +12,7 @@ import pytest
 from bridge.adapters.xmpp.addresses import AddressBook, Room, from_local
 from bridge.adapters.xmpp.config import XmppLimits
 from bridge.adapters.xmpp.jid import Jid
-from bridge.adapters.xmpp.namespaces import MUC_USER
+from bridge.adapters.xmpp.namespaces import MUC_USER, OCCUPANT_ID
 from bridge.adapters.xmpp.roomservice.moving import ALIAS_S, MOVED_TEXT, NAME_S, UNRELATED_TEXT
 from bridge.adapters.xmpp.roomservice.occupants import People
 from bridge.adapters.xmpp.roomservice.rooms import RoomDelivery, RoomService
@@ -82,7 +82,12 @@ class World:
         """`alias`: where the alias leads now; `name`: what the successor is called. Bob has not
         come along."""
         self.new = self.listener.room(
-            ScriptedRoom(room_id=NEW, alias=RoomAlias("#none:m.example"), members={ALICE: "Alice"})
+            ScriptedRoom(
+                room_id=NEW,
+                alias=RoomAlias("#none:m.example"),
+                members={ALICE: "Alice"},
+                first_room=OLD,
+            )
         )
         for user_id, displayname in self.old.members.items():
             if user_id not in (ALICE, BOB):
@@ -130,6 +135,25 @@ async def test_a_session_under_the_alias_moves_without_being_asked(world: World)
         f"message groupchat {ROOM}/Alice > {ROMEO_AT} body=hi"
     ]
     assert await world.deliver(world.old.said(ALICE, "late")) == []
+
+
+async def test_everybody_keeps_their_occupant_id_over_the_move(world: World) -> None:
+    """A client would show them twice, as it knows people by it. Spec: XEP-0421, 3.1."""
+
+    async def ids(delivery: RoomDelivery) -> dict[str, str]:
+        await world.rooms.deliver(delivery, key="1", own_id="e.out.1")
+        return {
+            Jid.parse(xml.get("from", "")).resource: found.get("id", "")
+            for xml in world.wire.take()
+            if (found := xml.find(f"{{{OCCUPANT_ID}}}occupant-id")) is not None
+        }
+
+    await world.enter(ROMEO_AT, "Romeo")
+    before = await ids(world.old.said(ALICE, "hi"))
+    moved = await ids(world.upgrade())
+    after = await ids(world.new.said(ALICE, "hi again"))
+    assert before["Alice"] == moved["Alice"] == after["Alice"] != ""
+    assert moved["Romeo"] != moved["Alice"]
 
 
 async def test_the_move_that_is_delivered_again_does_nothing(world: World) -> None:
