@@ -39,7 +39,7 @@ from bridge.ports.chat import (
 )
 from bridge.ports.codec import from_json, to_tagged
 from bridge.ports.command import Caller
-from bridge.ports.matrix import Acceptance, MatrixBackend, Profile, RoomEvent
+from bridge.ports.matrix import Acceptance, Ephemeral, MatrixBackend, Profile, RoomEvent
 from bridge.storage import journal, messages, queues
 from bridge.storage.database import Database, Transaction
 from bridge.storage.moves import Move
@@ -422,6 +422,9 @@ class FromMatrix:
                     )
 
         await self._database.write(unit)
+
+    async def on_ephemeral(self, change: Ephemeral) -> None:
+        log.debug("not carried into a chat", kind=type(change).__name__)
 
     # --- look-ups ----------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from bridge.ids import EventId, RoomAlias, RoomId, RoomVersionId, ServerName, TraceId, UserId
 
@@ -52,6 +52,45 @@ class Acceptance:
     room_id: RoomId
     server: ServerName
     error: str | None
+
+
+PresenceState: TypeAlias = Literal["online", "unavailable", "offline"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Typing:
+    """Somebody of another server starts or stops typing; who says no more has stopped."""
+
+    room_id: RoomId
+    user_id: UserId
+    typing: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadUpTo:
+    """A public `m.read` receipt: everything up to this event, the event included."""
+
+    room_id: RoomId
+    user_id: UserId
+    event_id: EventId
+    thread_id: str | None
+    """Root event or `main`; None: it is unthreaded."""
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresenceChange:
+    """How a user of another server is there now."""
+
+    user_id: UserId
+    presence: PresenceState
+    status_text: str | None
+    last_active_ms: int | None
+    """When they were last active, as a time."""
+    currently_active: bool
+
+
+Ephemeral: TypeAlias = Typing | ReadUpTo | PresenceChange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +328,26 @@ class MatrixBackend(Protocol):
         """Of one of our own ghosts: stored, and shown in the rooms where it is a member."""
         ...
 
+    async def set_typing(
+        self, *, room_id: RoomId, user_id: UserId, typing: bool, timeout_ms: int = 30_000
+    ) -> None:
+        """One of our own users types, or has stopped: nobody needs to tell again within the
+        timeout, and after it they have. Best effort, in memory."""
+        ...
+
+    async def read_up_to(
+        self, *, room_id: RoomId, user_id: UserId, event_id: EventId, thread_id: str | None = None
+    ) -> None:
+        """One of our own users has read everything up to this event. The newest wins."""
+        ...
+
+    async def set_presence(
+        self, *, user_id: UserId, presence: PresenceState, status_text: str | None = None
+    ) -> None:
+        """Of one of our own users, told to the servers that share a room with them. Best effort,
+        in memory."""
+        ...
+
 
 class MatrixListener(Protocol):
     """What the bridge side is told. Calls come in stream order, at least once."""
@@ -306,3 +365,8 @@ class MatrixListener(Protocol):
     async def on_profile_query(self, user_id: UserId) -> Profile | None: ...
 
     async def on_alias_query(self, alias: RoomAlias) -> RoomId | None: ...
+
+    async def on_ephemeral(self, change: Ephemeral) -> None:
+        """Beside the stream, at most once. Never raises for what it cannot place; bounded, and
+        never waits for a chat side that does not take it."""
+        ...

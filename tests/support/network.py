@@ -31,7 +31,7 @@ from bridge.ids import (
 )
 from bridge.policy.house import House
 from bridge.policy.limits import Limits
-from bridge.ports.matrix import Acceptance, Profile, RoomEvent
+from bridge.ports.matrix import Acceptance, Ephemeral, Profile, RoomEvent
 from bridge.rooms.assembly import Rooms, build_rooms
 from bridge.rooms.bounds import DEFAULTS
 from bridge.rooms.network import Json
@@ -56,6 +56,7 @@ class RecordingListener:
     def __init__(self) -> None:
         self.events: list[RoomEvent] = []
         self.acceptances: list[Acceptance] = []
+        self.ephemeral: list[Ephemeral] = []
         self.users: Callable[[UserId], bool] = lambda user_id: True
         self.refuse: Callable[[RoomEvent], Exception | None] = lambda event: None
 
@@ -67,6 +68,9 @@ class RecordingListener:
 
     async def on_acceptance(self, acceptance: Acceptance) -> None:
         self.acceptances.append(acceptance)
+
+    async def on_ephemeral(self, change: Ephemeral) -> None:
+        self.ephemeral.append(change)
 
     async def on_user_query(self, user_id: UserId) -> bool:
         return self.users(user_id)

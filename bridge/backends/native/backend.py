@@ -27,7 +27,15 @@ from bridge.ids import (
     UserId,
     server_of,
 )
-from bridge.ports.matrix import Member, Power, Profile, RoomEvent, RoomInfo, StateEntry
+from bridge.ports.matrix import (
+    Member,
+    Power,
+    PresenceState,
+    Profile,
+    RoomEvent,
+    RoomInfo,
+    StateEntry,
+)
 from bridge.rooms.assembly import Rooms, new_trace
 from bridge.rooms.create import member_content
 from bridge.rooms.network import Peers, UserProfile
@@ -324,6 +332,23 @@ class NativeBackend:
             await self._rooms.directory.put_profile(user_id, wanted)
         for room_id in sorted(await self._rooms.queries.joined_rooms(user_id)):
             await self._show_profile(room_id, user_id, wanted)
+
+    # --- what passes ------------------------------------------------------------------------
+
+    async def set_typing(
+        self, *, room_id: RoomId, user_id: UserId, typing: bool, timeout_ms: int = 30_000
+    ) -> None:
+        raise Unavailable("typing is not told to other servers yet")
+
+    async def read_up_to(
+        self, *, room_id: RoomId, user_id: UserId, event_id: EventId, thread_id: str | None = None
+    ) -> None:
+        raise Unavailable("receipts are not told to other servers yet")
+
+    async def set_presence(
+        self, *, user_id: UserId, presence: PresenceState, status_text: str | None = None
+    ) -> None:
+        raise Unavailable("presence is not told to other servers yet")
 
     async def _show_profile(self, room_id: RoomId, user_id: UserId, profile: UserProfile) -> None:
         member = await self._rooms.queries.member(room_id, user_id)
