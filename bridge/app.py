@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from bridge.federation.client.keyring import ServerKeyRing
 from bridge.federation.client.keystore import DatabaseKeyStore
 from bridge.federation.client.requests import PeerRequests
 from bridge.federation.client.transport import Transport
+from bridge.federation.edu_sources import StoredEdus, StoredReceipts
 from bridge.federation.own_keys import KeyFile, OwnKeys
 from bridge.federation.sender import Sender
 from bridge.federation.server.auth import Authentication
@@ -64,6 +65,7 @@ from bridge.ports.chat import DELIVERIES, Delivery
 from bridge.ports.codec import from_tagged
 from bridge.rooms.assembly import Rooms, build_rooms
 from bridge.rooms.bounds import GraphBounds
+from bridge.rooms.network import EduTaker
 from bridge.storage import migrate, queues
 from bridge.storage.database import Database, Unit
 from bridge.storage.queues import INBOX, OUTBOX, QueueItem
@@ -284,7 +286,9 @@ class Gateway:
             clock=clock,
             random=random,
             backoff=Backoff(first_s=1.0, most_s=float(federation.retry_max_s)),
+            sources=[StoredEdus(database=database), StoredReceipts(database=database)],
         )
+        self._takers: Mapping[str, EduTaker] = {}
         self._backend = NativeBackend(
             server_name=identity.server_name,
             bot=identity.bot,
@@ -414,7 +418,9 @@ class Gateway:
                 documents=self._keyring,
                 clock=clock,
             ),
-            transactions=Transactions(receiver=self._rooms.receiver),
+            transactions=Transactions(
+                receiver=self._rooms.receiver, house=self._house, takers=self._takers
+            ),
             events=Events(own_name=identity.server_name, answers=self._rooms.answers, clock=clock),
             membership=MembershipEndpoints(answers=self._rooms.answers),
             queries=Queries(own_name=identity.server_name, directory=self._rooms.directory),

@@ -22,7 +22,11 @@ many are down and dawdle, the others do not wait for them. After a start we show
 peer that we share a room with, by an empty transaction where there is nothing to send: they may
 have given us up meanwhile.
 
-Spec: S2S, transactions. DESIGN of the house: sending.
+EDUs ride along with the events, or alone where there are none; they never wait for events that the
+peer has still to work off. What is kept for a peer is sent until the peer has it; what is passing
+is dropped when the peer is down.
+
+Spec: S2S, transactions, EDUs. DESIGN of the house: sending.
 """
 
 from __future__ import annotations
@@ -40,13 +44,15 @@ from typing import Protocol
 from bridge.clock import Clock
 from bridge.delivery.backoff import Backoff
 from bridge.delivery.lanes import Lanes
-from bridge.engine.canonical import JsonObject, parse_json
+from bridge.engine.canonical import JsonObject, encode_canonical, parse_json
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
+from bridge.federation.edu_sources import EduSource
 from bridge.ids import EventId, RoomId, ServerName
 from bridge.storage import events, peers, streams
 from bridge.storage.database import Database, Transaction
 from bridge.storage.peers import Backlog, Mark, PeerState
 from bridge.storage.schema import stream_acceptances, stream_events
+from bridge.telemetry import metrics
 from bridge.telemetry.log import get_logger
 
 log = get_logger("federation")
@@ -54,6 +60,7 @@ log = get_logger("federation")
 CURSOR = "federation"
 MARK_BATCH = 200
 MAX_PDUS = 50
+MAX_EDUS = 100
 MAX_ROOMS_PER_TRANSACTION = 20
 MAX_UNDIGESTED = 40
 """Well under the 100 at which an established server drops what it has staged of a room."""
@@ -101,14 +108,32 @@ class Destinations(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Edus:
+    """What the sources have for a peer now, and what each of them calls its own."""
+
+    edus: Sequence[JsonObject]
+    tokens: Sequence[tuple[EduSource, object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """One transaction: events in order, and how far it brings each room."""
+    """One transaction: events in order, how far it brings each room, and EDUs."""
 
     transaction_id: str
     origin_server_ts: int
     event_ids: Sequence[tuple[EventId, RoomId]]
     reached: Mapping[RoomId, int]
+    edus: _Edus
     greeting: bool = False
+
+    @property
+    def has_contents(self) -> bool:
+        return bool(self.event_ids or self.edus.edus)
+
+    @property
+    def is_passing(self) -> bool:
+        """Nothing would be missed if it never arrived."""
+        return not self.event_ids and all(source.is_passing for source, _ in self.edus.tokens)
 
 
 @dataclass(slots=True)
@@ -135,7 +160,9 @@ class Sender:
         peers_at_once: int = 100,
         greetings_per_s: float = 10.0,
         acceptance_reader: str = "bridge_acceptances",
+        sources: Sequence[EduSource] = (),
     ) -> None:
+        """`sources`: of EDUs, the most important first."""
         self._database = database
         self._destinations = destinations
         self._requests = requests
@@ -144,6 +171,7 @@ class Sender:
         self._backoff = backoff or Backoff(first_s=1.0, most_s=3600.0)
         self._greetings_per_s = greetings_per_s
         self._acceptance_reader = acceptance_reader
+        self._sources = sources
         self._lanes = Lanes(self._serve, workers=peers_at_once, name="peers")
         self._waker = database.waker(peers.TOPIC)
         self._staged: dict[tuple[ServerName, RoomId], _Staged] = {}
@@ -177,6 +205,10 @@ class Sender:
         self._hastened_s[server] = now_s
         self._heard.add(server)
         self._waker.wake()
+
+    def wake(self, server: ServerName) -> None:
+        """A source of EDUs has something for the peer, committed if it is to be kept. Cheap."""
+        self._lanes.wake(server)
 
     # --- marking ---------------------------------------------------------------------------
 
@@ -256,9 +288,10 @@ class Sender:
     async def _wake_due(self) -> int | None:
         """When the first of those that rest may be tried."""
         greeted = sorted(self._greetings)[:MAX_GREETINGS_WAITING]
+        kept = {server for source in self._sources for server in await source.waiting()}
 
         def look(tx: Transaction) -> list[peers.Waiting]:
-            return [*peers.behind(tx), *peers.failing(tx, greeted)]
+            return [*peers.behind(tx), *peers.failing(tx, greeted), *peers.waiting(tx, kept)]
 
         waiting = await self._database.read(look)
         now_ms = self._clock.now_ms()
@@ -317,8 +350,10 @@ class Sender:
         while True:
             state, backlogs = await self._database.read(look)
             if state.next_attempt_ms > self._clock.now_ms():
+                self._drop_passing(server)
                 return
-            if not backlogs and server not in self._greetings:
+            edus = await self._edus(server)
+            if not backlogs and not edus.edus and server not in self._greetings:
                 return
             # One that has shown itself is there again, as far as we know.
             failing = state.failures > 0 and server not in self._hastened_s
@@ -327,7 +362,7 @@ class Sender:
                 return
             try:
                 with self._counted(failing=failing):
-                    await self._send_some(server, backlogs)
+                    await self._send_some(server, backlogs, edus)
             except (Unavailable, Refused, NotFound, BadInput) as exc:
                 await self._failed(server, state.failures, exc)
                 return
@@ -345,28 +380,54 @@ class Sender:
                 del self._put_off[server]
                 self._lanes.wake(server)
 
-    async def _send_some(self, server: ServerName, backlogs: Sequence[Backlog]) -> None:
+    async def _edus(self, server: ServerName) -> _Edus:
+        """Those of the unanswered transaction, or what there is now."""
+        unanswered = self._unanswered.get(server)
+        if unanswered is not None:
+            return unanswered.edus
+        found: list[JsonObject] = []
+        tokens: list[tuple[EduSource, object]] = []
+        for source in self._sources:
+            if len(found) == MAX_EDUS:
+                break
+            some, token = await source.pending(server, MAX_EDUS - len(found))
+            if some:
+                found.extend(some)
+                tokens.append((source, token))
+        return _Edus(edus=found, tokens=tokens)
+
+    def _drop_passing(self, server: ServerName) -> None:
+        for source in self._sources:
+            source.dropped(server)
+
+    async def _send_some(
+        self, server: ServerName, backlogs: Sequence[Backlog], edus: _Edus
+    ) -> None:
         """One transaction; or a pause, where the peer has enough to work off."""
         batch = self._unanswered.get(server)
         if batch is None:
-            batch = await self._batch(server, backlogs)
+            batch = await self._batch(server, backlogs, edus)
         if batch is None:
             await self._clock.sleep(DIGEST_PAUSE_S)
             return
         errors: Mapping[EventId, str] = {}
-        if batch.event_ids:
+        if batch.has_contents:
             self._unanswered[server] = batch
-        if batch.event_ids or batch.greeting:
+        if batch.has_contents or batch.greeting:
             errors = await self._requests.send_transaction(
                 server,
                 batch.transaction_id,
                 await self._pdus(batch),
-                [],
+                batch.edus.edus,
                 origin_server_ts=batch.origin_server_ts,
             )
             self._unanswered.pop(server, None)
+        for source, token in batch.edus.tokens:
+            await source.sent(server, token)
+        for edu in batch.edus.edus:
+            metrics.EDUS_SENT.labels(edu["edu_type"]).inc()
         await self._database.write(self._note(server, batch, errors))
-        if batch.event_ids or batch.greeting:
+        if batch.has_contents or batch.greeting:
             self._greetings.discard(server)
         self._stage(server, batch, errors)
 
@@ -389,13 +450,16 @@ class Sender:
                         "error": errors.get(event_id),
                     },
                 )
-            if batch.event_ids or batch.greeting:
+            if batch.has_contents or batch.greeting:
                 peers.succeeded(tx, server, now_ms=now_ms)
 
         return unit
 
-    async def _batch(self, server: ServerName, backlogs: Sequence[Backlog]) -> _Batch | None:
-        """The next transaction. None: there is no room of which the peer may be given more now."""
+    async def _batch(
+        self, server: ServerName, backlogs: Sequence[Backlog], edus: _Edus
+    ) -> _Batch | None:
+        """The next transaction. None: there is no room of which the peer may be given more now, and
+        nothing else."""
         entries: list[tuple[int, EventId, RoomId]] = []
         reached: dict[RoomId, int] = {}
         for backlog in backlogs:
@@ -407,20 +471,25 @@ class Sender:
                 continue
             taken, reached[backlog.room_id] = await self._take(server, backlog, free)
             entries.extend((position, event_id, backlog.room_id) for position, event_id in taken)
-        if backlogs and not reached:
+        if backlogs and not reached and not edus.edus:
             return None
         entries.sort()
         now_ms = self._clock.now_ms()
         # The same contents have the same ID: a repetition is recognised by the peer, also after a
         # restart of ours.
-        text = "".join(event_id for _, event_id, _ in entries) or f"greeting {now_ms}"
+        text = "".join(event_id for _, event_id, _ in entries)
+        text += "".join(encode_canonical(edu).decode() for edu in edus.edus)
+        if not text or any(source.is_passing for source, _ in edus.tokens):
+            # What passes is the same again and again (somebody types), and is no repetition.
+            text += f" at {now_ms}"
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         return _Batch(
             transaction_id=f"{self._database.epoch}.{digest}",
             origin_server_ts=now_ms,
             event_ids=[(event_id, room_id) for _, event_id, room_id in entries],
             reached=reached,
-            greeting=not backlogs,
+            edus=edus,
+            greeting=not backlogs and not edus.edus,
         )
 
     async def _take(
@@ -516,6 +585,10 @@ class Sender:
             delay_s = max(delay_s, min(error.retry_after_s, self._backoff.most_s))
         next_attempt_ms = self._clock.now_ms() + int(delay_s * 1000)
         log.info("a peer cannot be reached", peer=server, reason=error.reason, retry_s=delay_s)
+        unanswered = self._unanswered.get(server)
+        if unanswered is not None and unanswered.is_passing:
+            del self._unanswered[server]
+        self._drop_passing(server)
         if failures >= MAX_GREETING_FAILURES:
             self._greetings.discard(server)
         await self._database.write(

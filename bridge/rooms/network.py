@@ -127,4 +127,14 @@ class Lookups(Protocol):
     async def alias(self, alias: RoomAlias) -> RoomId | None: ...
 
 
+class EduTaker(Protocol):
+    """Takes the EDUs of one type that other servers send. What must not be lost is committed before
+    it returns; the same EDU may come again."""
+
+    async def take(self, origin: ServerName, content: Json) -> None:
+        """`content` is bounded in size and depth, and otherwise as it came. `BadInput`, `Refused`
+        and `NotFound`: it is skipped; `Unavailable` fails the transaction, which comes again."""
+        ...
+
+
 Answer = Mapping[str, Any]

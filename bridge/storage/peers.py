@@ -15,6 +15,8 @@ from bridge.storage.database import Transaction
 from bridge.storage.schema import events, peer_rooms, peers, stream_acceptances
 
 MAX_ERROR = 500
+LOOK = 1_000
+"""Peers looked for in one statement."""
 TOPIC = "peers"
 """Woken when the time of a next attempt changes."""
 
@@ -129,6 +131,20 @@ def failing(tx: Transaction, servers: Collection[ServerName]) -> Sequence[Waitin
     return [
         Waiting(server=ServerName(row.server), next_attempt_ms=row.next_attempt_ms) for row in rows
     ]
+
+
+def waiting(tx: Transaction, servers: Collection[ServerName]) -> Sequence[Waiting]:
+    """When each of them may be tried."""
+    found: list[Waiting] = []
+    names = sorted(servers)
+    for start in range(0, len(names), LOOK):
+        some = names[start : start + LOOK]
+        rows = tx.execute(
+            select(peers.c.server, peers.c.next_attempt_ms).where(peers.c.server.in_(some))
+        )
+        known = {ServerName(row.server): int(row.next_attempt_ms) for row in rows}
+        found += [Waiting(server=one, next_attempt_ms=known.get(one, 0)) for one in some]
+    return found
 
 
 def down(tx: Transaction, limit: int) -> Sequence[PeerState]:

@@ -23,7 +23,9 @@ from bridge.storage.schema import (
     inbound_pdus,
     invites,
     memberships,
+    outbound_receipts,
     peer_rooms,
+    receipts,
     redactions,
     rooms,
     snapshots,
@@ -359,6 +361,8 @@ def purge(tx: Transaction, room_id: RoomId) -> None:
     for table in (
         forward_extremities,
         gaps,
+        outbound_receipts,
+        receipts,
         snapshots,
         memberships,
         invites,

@@ -326,6 +326,50 @@ peer_rooms = Table(
 )
 """Positions in stream_events: how far a peer has been sent a room, and how far it should be."""
 
+outbound_edus = Table(
+    "outbound_edus",
+    METADATA,
+    _serial("row_id"),
+    Column("server", Text, nullable=False),
+    Column("edu_type", Text, nullable=False),
+    # Idempotence: the same EDU put twice is one row as long as it waits.
+    Column("edu_id", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    UniqueConstraint("server", "edu_type", "edu_id"),
+    Index(None, "server", "row_id"),
+    sqlite_autoincrement=True,
+)
+"""EDUs of which every one counts, until the peer has them."""
+
+outbound_receipts = Table(
+    "outbound_receipts",
+    METADATA,
+    Column("server", Text, primary_key=True),
+    Column("room_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    # Root event or "main"; "": for the whole room.
+    Column("thread_id", Text, primary_key=True),
+    Column("event_id", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+"""How far our users have read, where a peer has still to be told."""
+
+receipts = Table(
+    "receipts",
+    METADATA,
+    Column("room_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    # m.read; what others may not see is of another kind.
+    Column("kind", Text, primary_key=True),
+    # Root event or "main"; "": for the whole room.
+    Column("thread_id", Text, primary_key=True),
+    # It need not be here.
+    Column("event_id", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+"""How far everybody in our rooms has read."""
+
 # --- bridge side ---------------------------------------------------------------------------
 
 inbox = Table(

@@ -31,6 +31,13 @@ PEER_SECONDS = Histogram(
 )
 KEY_FETCHES = Counter("isthmus_key_fetches", "Fetches of servers' keys.", ["source", "outcome"])
 
+EDUS = Counter(
+    "isthmus_edus",
+    "EDUs that other servers sent: taken, bad, refused, unknown.",
+    ["edu_type", "outcome"],
+)
+EDUS_SENT = Counter("isthmus_edus_sent", "EDUs that peers have taken from us.", ["edu_type"])
+
 POLICY_REFUSALS = Counter(
     "isthmus_policy_refusals",
     "What a rule of the house refused, by where it was met and what the rule is about.",

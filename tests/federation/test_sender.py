@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 from bridge.delivery.backoff import Backoff
 from bridge.engine.canonical import JsonObject
 from bridge.errors import NotFound, Refused, Unavailable
+from bridge.federation.edu_sources import StoredEdus
 from bridge.federation.sender import (
     HASTEN_PAUSE_S,
     KEEP_ACCEPTANCES_MS,
@@ -24,8 +25,8 @@ from bridge.federation.sender import (
     Sender,
 )
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId
+from bridge.storage import edus, peers, streams
 from bridge.storage import events as event_rows
-from bridge.storage import peers, streams
 from bridge.storage.database import Database, Transaction
 from bridge.storage.schema import peer_rooms, stream_acceptances, stream_events
 from tests.support.clock import FakeClock
@@ -42,6 +43,31 @@ class Sent:
     txn_id: str
     event_ids: list[str]
     origin_server_ts: int | None
+    edus: list[JsonObject]
+
+
+@dataclass
+class Passing:
+    """A source of what may be lost: one EDU for each peer, in memory."""
+
+    is_passing = True
+    held: dict[ServerName, str] = field(default_factory=dict)
+
+    async def pending(self, server: ServerName, limit: int) -> tuple[list[JsonObject], object]:
+        text = self.held.get(server)
+        if text is None or limit <= 0:
+            return [], None
+        return [{"edu_type": "passing", "content": {"text": text}}], text
+
+    async def sent(self, server: ServerName, token: object) -> None:
+        if self.held.get(server) == token:
+            del self.held[server]
+
+    async def waiting(self) -> set[ServerName]:
+        return set()
+
+    def dropped(self, server: ServerName) -> None:
+        self.held.pop(server, None)
 
 
 @dataclass
@@ -66,6 +92,7 @@ class World:
     dawdling: frozenset[ServerName] = frozenset()
     held: list[ServerName] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
+    passing: Passing = field(default_factory=Passing)
 
     async def destinations(self, event_id: EventId) -> frozenset[ServerName]:
         self.looked_at.append(event_id)
@@ -95,7 +122,7 @@ class World:
         if problem is not None:
             raise problem
         event_ids = [pdu["event_id"] for pdu in pdus]
-        self.sent.append(Sent(peer, txn_id, event_ids, origin_server_ts))
+        self.sent.append(Sent(peer, txn_id, event_ids, origin_server_ts, list(edus)))
         if self.digests_at_once:
             self.digested |= set(event_ids)
         if self.lost_answer(peer):
@@ -141,6 +168,32 @@ class World:
         await self.database.write(unit)
         return made
 
+    async def put_edus(self, *edu_ids: str, to: ServerName = A) -> None:
+        def unit(tx: Transaction) -> None:
+            for edu_id in edu_ids:
+                edus.put(
+                    tx,
+                    server=to,
+                    edu_type="durable",
+                    edu_id=edu_id,
+                    content_json=json.dumps({"text": edu_id}),
+                    now_ms=1,
+                )
+
+        await self.database.write(unit)
+
+    def heard(self, peer: ServerName) -> list[str]:
+        """Texts of the EDUs that arrived."""
+        arrived = [edu for sent in self.sent if sent.peer == peer for edu in sent.edus]
+        return [str(edu["content"]["text"]) for edu in arrived]
+
+    async def wait_until_heard(self, peer: ServerName, wanted: Sequence[str]) -> None:
+        async def look() -> bool:
+            return len(self.heard(peer)) >= len(wanted)
+
+        await until(look)
+        assert self.heard(peer) == list(wanted)
+
     def received(self, peer: ServerName) -> list[str]:
         return [one for sent in self.sent if sent.peer == peer for one in sent.event_ids]
 
@@ -183,8 +236,10 @@ class World:
     @asynccontextmanager
     async def sending(self, **more: Any) -> AsyncIterator[Sender]:
         """A sender that runs; leaving is a crash, entering again a restart."""
+        self.passing = Passing()
         sender = Sender(
             database=self.database,
+            sources=[StoredEdus(database=self.database), self.passing],
             destinations=self,
             requests=self,
             clock=self.clock,
@@ -645,3 +700,120 @@ async def test_marking_writes_one_row_for_each_peer_and_room(world: World) -> No
         return int(tx.execute(select(func.count()).select_from(peer_rooms)).scalar_one())
 
     assert await world.database.read(count) == 2
+
+
+# --- EDUs ----------------------------------------------------------------------------------------
+
+
+async def test_edus_go_alone_in_order_and_at_most_a_hundred_at_once(world: World) -> None:
+    wanted = [f"{number:03}" for number in range(150)]
+    await world.put_edus(*wanted)
+    async with world.sending() as sender:
+        sender.wake(A)
+        await world.wait_until_heard(A, wanted)
+        await until(lambda: _nothing_waits(world))
+    assert [len(one.edus) for one in world.sent] == [100, 50]
+    assert all(one.event_ids == [] for one in world.sent)
+    assert world.sent[0].txn_id != world.sent[1].txn_id
+
+
+async def test_edus_ride_along_with_events(world: World) -> None:
+    world.members[ROOM] = {A}
+    world.fault = lambda _: Unavailable("down")
+    async with world.sending():
+        made = await world.append(2)
+        await world.wait_for_failures(A, 1)
+        await world.put_edus("one")
+    world.fault = lambda _: None
+    world.clock.shift(100.0)
+    async with world.sending():
+        await world.wait_until_received(A, made)
+        await world.wait_until_heard(A, ["one"])
+    (sent,) = world.sent
+    assert (sent.event_ids, len(sent.edus)) == (made, 1)
+
+
+async def test_what_waits_for_a_peer_is_found_after_a_start(world: World) -> None:
+    await world.put_edus("before")
+    async with world.sending():
+        await world.wait_until_heard(A, ["before"])
+
+
+async def test_an_unanswered_transaction_comes_again_with_the_same_edus(
+    world: World, clock: FakeClock
+) -> None:
+    answers = iter([True, False, False])
+    world.lost_answer = lambda _: next(answers)
+    await world.put_edus("one")
+    async with world.sending() as sender:
+        sender.wake(A)
+        await world.wait_for_failures(A, 1)
+        await world.put_edus("two")
+        world.passing.held[A] = "typing"
+        await waiting_clock(clock, 1.0, lambda: _true("two" in world.heard(A)))
+    assert [[edu["content"]["text"] for edu in one.edus] for one in world.sent[:2]] == [
+        ["one"],
+        ["one"],
+    ]
+    assert world.sent[0].txn_id == world.sent[1].txn_id
+    assert world.sent[0].origin_server_ts == world.sent[1].origin_server_ts
+
+
+async def test_a_repetition_is_recognised_after_a_crash(world: World, clock: FakeClock) -> None:
+    answers = iter([True, False])
+    world.lost_answer = lambda _: next(answers)
+    await world.put_edus("one")
+    async with world.sending() as sender:
+        sender.wake(A)
+        await world.wait_for_failures(A, 1)
+    clock.shift(100.0)
+    async with world.sending():
+        await world.wait_until_heard(A, ["one", "one"])
+        await until(lambda: _nothing_waits(world))
+    assert world.sent[0].txn_id == world.sent[1].txn_id
+
+
+async def test_other_contents_have_another_id(world: World) -> None:
+    async with world.sending() as sender:
+        for number, text in enumerate(("a", "b", "a"), 1):
+            world.passing.held[A] = text
+            sender.wake(A)
+            await world.wait_until_heard(A, ["a", "b", "a"][:number])
+            world.clock.shift(0.5)
+    first, second, third = (one.txn_id for one in world.sent)
+    assert first != second
+    assert first != third  # the peer would take it for a repetition
+
+
+async def test_what_is_passing_is_dropped_when_the_peer_is_down_and_what_counts_is_not(
+    world: World, clock: FakeClock
+) -> None:
+    world.fault = lambda _: Unavailable("down")
+    async with world.sending() as sender:
+        world.passing.held[A] = "typing"
+        sender.wake(A)
+        await world.wait_for_failures(A, 1)
+        assert world.passing.held == {}
+        world.passing.held[A] = "while it rests"
+        await world.put_edus("kept")
+        sender.wake(A)
+        await until(lambda: _true(world.passing.held == {}))
+        world.fault = lambda _: None
+        await waiting_clock(clock, 1.0, lambda: _true(bool(world.heard(A))))
+    assert world.heard(A) == ["kept"]
+
+
+async def test_edus_do_not_wait_for_events_that_wait(world: World) -> None:
+    world.members[ROOM] = {A}
+    world.digests_at_once = False
+    async with world.sending() as sender:
+        made = await world.append(MAX_UNDIGESTED + 10)
+        await world.wait_until_received(A, made[:MAX_UNDIGESTED])
+        world.passing.held[A] = "typing"
+        sender.wake(A)
+        await world.wait_until_heard(A, ["typing"])
+        assert world.received(A) == made[:MAX_UNDIGESTED]
+
+
+async def _nothing_waits(world: World) -> bool:
+    return not await world.database.read(edus.servers_with_edus)
