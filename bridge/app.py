@@ -334,6 +334,7 @@ class Gateway:
             conversions=conversions,
             resolver=resolver,
             portals=portals.plumbing,
+            lists=portals.policy_rooms,
             keys=self._keys,
             permissions=self._settings.permissions,
             prepare_address=lambda text: str(Jid.parse(text).prepared()),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.bot.context import Keys, Portals
+from bridge.bot.context import Keys, Lists, Portals
 from bridge.bot.control import Control
 from bridge.bot.dispatch import Dispatch
 from bridge.bot.journal import MessageJournal
@@ -57,14 +57,21 @@ def build_bot(
     clock: Clock,
     house: House,
     rules: Sequence[str] = (),
+    lists: Lists | None = None,
 ) -> Bot:
     """`permissions` are those of the configuration; `connection` says how things are with the chat
     side; `tell_…` tell the author of a row that it is given up. May raise Misconfigured."""
     book = RuleBook(database=database, clock=clock, house=house, configured=rules)
-    house.attach(on_refusal=book.on_refusal, address_of=_address_of(addresses))
+    rights = Rights(permissions, own_server=backend.server_name, prepare_address=prepare_address)
+    house.attach(
+        on_refusal=book.on_refusal,
+        address_of=_address_of(addresses),
+        is_admin=rights.is_admin,
+        admin_servers=rights.admin_servers(),
+    )
     commands = Dispatch(
         rooms=BackendRooms(backend=backend, addresses=room_addresses, conversions=conversions),
-        rights=Rights(permissions, own_server=backend.server_name, prepare_address=prepare_address),
+        rights=rights,
         address_of=addresses.address_of,
         portals=portals,
         upgrades=RoomUpgrades(backend=backend),
@@ -78,6 +85,7 @@ def build_bot(
             database=database, clock=clock, connection=connection, adapter=addresses.adapter
         ),
         rules=book,
+        lists=lists,
         peers=PeerDesk(database=database, clock=clock, house=house),
     )
     caller = Caller(user_id=backend.bot, is_operator=True)

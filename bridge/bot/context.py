@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from bridge.errors import Unavailable
 from bridge.identity.resolver import Resolved
-from bridge.ids import KeyId, RoomAlias, RoomId, RoomVersionId, UserId
+from bridge.ids import KeyId, RoomAlias, RoomId, RoomVersionId, ServerName, UserId
 from bridge.policy.rights import Rights
 from bridge.policy.rules import Action
 from bridge.portals.plumbing import PortalView
@@ -139,6 +139,20 @@ class Rules(Protocol):
     async def listing(self) -> str: ...
 
 
+class Lists(Protocol):
+    """Policy rooms whose rules hold here (`portals.policy_rooms`)."""
+
+    async def subscribe(
+        self, target: RoomAlias | RoomId, via: Sequence[ServerName] = (), *, by: UserId
+    ) -> str: ...
+
+    async def unsubscribe(self, target: RoomAlias | RoomId, *, by: UserId) -> str: ...
+
+    async def listing(self) -> str:
+        """Empty where there is none."""
+        ...
+
+
 class Peers(Protocol):
     """Other servers."""
 
@@ -183,6 +197,7 @@ class Context:
     journal: Journal | None = None
     status: Status | None = None
     rules: Rules | None = None
+    lists: Lists | None = None
     peers: Peers | None = None
 
 

@@ -15,6 +15,7 @@ from bridge.bot.context import (
     Context,
     Journal,
     Keys,
+    Lists,
     Peers,
     Portals,
     Queues,
@@ -55,6 +56,7 @@ class Dispatch:
         journal: Journal | None = None,
         status: Status | None = None,
         rules: Rules | None = None,
+        lists: Lists | None = None,
         peers: Peers | None = None,
         commands: Sequence[Command] = COMMANDS,
     ) -> None:
@@ -70,6 +72,7 @@ class Dispatch:
         self._journal = journal
         self._status = status
         self._rules = rules
+        self._lists = lists
         self._peers = peers
         self._commands = {command.info.name: command for command in commands}
 
@@ -127,6 +130,7 @@ class Dispatch:
             journal=self._journal,
             status=self._status,
             rules=self._rules,
+            lists=self._lists,
             peers=self._peers,
         )
         return await _run(command, context)

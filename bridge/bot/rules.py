@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from bridge.bot.words import count_of
 from bridge.clock import Clock
-from bridge.errors import BadInput, Misconfigured, NotFound, Refused, Unavailable
-from bridge.ids import RoomId, TraceId, UserId
+from bridge.errors import BadInput, Misconfigured, Refused, Unavailable
+from bridge.ids import TraceId, UserId
 from bridge.policy.house import House, Refusal
 from bridge.policy.rules import (
     BOT,
@@ -37,6 +37,8 @@ from bridge.telemetry.log import get_logger
 SAME_S = 3_600.0
 MAX_REMEMBERED = 10_000
 MAX_UNWRITTEN = 100
+MAX_OWN = 5_000
+"""Rules by the bot; policy rooms fill what is left of the table."""
 POLL_S = 1.0
 PAUSE_S = 1.0
 SHOWN = 50
@@ -164,8 +166,8 @@ class RuleBook:
             same = policy.find_same(tx, row)
             if same is not None:
                 return same, False
-            if policy.count(tx) >= MAX_RULES:
-                raise Refused(f"there are {MAX_RULES} rules already: remove some first")
+            if policy.count(tx, BOT) >= MAX_OWN:
+                raise Refused(f"there are {MAX_OWN} rules already: remove some first")
             number = policy.add(tx, row)
             self._record(tx, number, f"{rule}, by {by}", "added", now_ms)
             return number, True
@@ -182,16 +184,14 @@ class RuleBook:
         now_ms = self._clock.now_ms()
 
         def unit(tx: Transaction) -> Rule:
-            found = [row for row in policy.rules(tx, MAX_RULES) if row.rule_id == number]
-            if not found:
-                raise NotFound(f"there is no rule {number}")
-            if found[0].source != BOT:
+            row = policy.get(tx, number)
+            if row.source != BOT:
                 raise Refused(
-                    f"rule {number} comes from {found[0].source}: `allow` what it should not deny, "
+                    f"rule {number} comes from {row.source}: `allow` what it should not deny, "
                     "or `policy unsubscribe`"
                 )
             policy.remove(tx, number)
-            rule = _rule(found[0])
+            rule = _rule(row)
             self._record(tx, number, f"{rule}, by {by}", "removed", now_ms)
             return rule
 
@@ -202,8 +202,7 @@ class RuleBook:
 
     async def listing(self) -> str:
         rules = self._house.table.rules
-        rooms = await self._database.read(policy.rooms)
-        if not rules and not rooms:
+        if not rules:
             return "There are no rules: everybody is welcome."
         lines = [f"There {'is' if len(rules) == 1 else 'are'} {count_of(len(rules), 'rule')}:"]
         for rule in rules[:SHOWN]:
@@ -213,21 +212,7 @@ class RuleBook:
             lines.append(f"  {rule.rule_id}: {rule}{whose}{used}")
         if len(rules) > SHOWN:
             lines.append(f"  ... and {len(rules) - SHOWN} more")
-        lines.extend(f"Policy room: {room_id}" for room_id in rooms)
         return "\n".join(lines)
-
-    async def subscribe(self, room_id: RoomId, *, by: UserId) -> None:
-        now_ms = self._clock.now_ms()
-        await self._database.write(
-            lambda tx: policy.subscribe(tx, room_id, made_by=by, now_ms=now_ms)
-        )
-        log.info("a policy room holds here", room_id=room_id, by=by)
-
-    async def unsubscribe(self, room_id: RoomId, *, by: UserId) -> None:
-        """Raises NotFound."""
-        await self._database.write(lambda tx: policy.unsubscribe(tx, room_id))
-        log.info("a policy room holds here no more", room_id=room_id, by=by)
-        await self.load()
 
     async def _apply(self, rule: Rule) -> None:
         """From now on; what waited for servers that the rule is about is tried at once."""
@@ -238,7 +223,7 @@ class RuleBook:
         """Nobody may shut themselves out by mistake."""
         if rule.action is not Action.DENY or rule.subject is not Subject.USER:
             return
-        table = RuleTable.of([*self._house.table.rules, rule])
+        table = RuleTable.of([rule, *self._house.table.rules])
         decision = table.user(by, Scope.ALL, own=self._house.own_name)
         if decision.rule is rule:
             raise Refused("that would deny you yourself")
@@ -260,13 +245,9 @@ def trace_of(rule: Rule) -> TraceId:
 
 def _hasten(tx: Transaction, rule: Rule) -> None:
     """What waited for a server that the rule is about is tried again now."""
-    if rule.subject is not Subject.SERVER:
-        return
-    table = RuleTable.of([rule])
-    waiting = {one.server for one in peers.behind(tx) if table.about_server(one.server)}
-    if waiting:
-        peers.hasten(tx, waiting)
-        tx.wake(peers.TOPIC)
+    if rule.subject is Subject.SERVER:
+        table = RuleTable.of([rule])
+        peers.hasten_those(tx, lambda server: bool(table.about_server(server)))
 
 
 def _rule(row: RuleRow) -> Rule:

@@ -1,17 +1,18 @@
 """The doors of the house: what asks here is let through, or refused with the rule that says so.
 
 The table is changed as a whole while everything goes on. Who keeps the book of refusals (log,
-journal, count) is handed in.
+journal, count) is handed in. The rules of policy rooms, which others write, never keep out an admin
+of this gateway, nor the server or the rooms of one: nobody is locked out by somebody else's list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from bridge.errors import Refused
 from bridge.ids import RoomId, ServerName, UserId, server_of
-from bridge.policy.rules import ALLOWED, Decision, Rule, RuleTable, Scope
+from bridge.policy.rules import ALLOWED, Decision, Rule, RuleTable, Scope, Subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,9 @@ class Refusal:
 
 OnRefusal = Callable[[Refusal], None]
 AddressOf = Callable[[UserId], str | None]
+IsAdmin = Callable[[UserId, str | None], bool]
+MAX_KNOWN = 20_000
+"""Decisions that are remembered; each stands for a walk over all globs."""
 
 
 class House:
@@ -43,6 +47,10 @@ class House:
         self._table = RuleTable()
         self._on_refusal = on_refusal
         self._address_of: AddressOf = lambda _: None
+        self._is_admin: IsAdmin = lambda *_: False
+        self._admin_servers: frozenset[str] = frozenset()
+        self._protected: frozenset[RoomId] = frozenset()
+        self._known: dict[tuple[Subject, str, Scope, bool], Decision] = {}
 
     @property
     def table(self) -> RuleTable:
@@ -50,38 +58,90 @@ class House:
 
     def replace(self, table: RuleTable) -> None:
         self._table = table
+        self._known = {}
 
-    def attach(self, *, on_refusal: OnRefusal, address_of: AddressOf) -> None:
-        """`address_of`: of a ghost, whose it is, so that a rule can name the person."""
+    def attach(
+        self,
+        *,
+        on_refusal: OnRefusal,
+        address_of: AddressOf,
+        is_admin: IsAdmin | None = None,
+        admin_servers: Collection[str] = (),
+    ) -> None:
+        """`address_of`: of a ghost, whose it is, so that a rule can name the person. `is_admin`
+        gets a user ID and that address; `admin_servers` are in lower case."""
         self._on_refusal = on_refusal
         self._address_of = address_of
+        self._is_admin = is_admin or self._is_admin
+        self._admin_servers = frozenset(admin_servers)
+
+    def protect(self, rooms: Collection[RoomId]) -> None:
+        """These are denied by rules of this house only: whoever writes one list does not take
+        another away."""
+        self._protected = frozenset(rooms)
+        self._known = {}
 
     def check_server(self, server: ServerName, scope: Scope, *, door: str) -> None:
         """Raises Refused. Our own server is always welcome."""
-        if server != self.own_name:
-            self._check(self._table.server(server, scope), door, server)
+        if server == self.own_name or not self._table.rules:
+            return
+        only_own = server.lower() in self._admin_servers
+        decision = self._decide(
+            (Subject.SERVER, server, scope, only_own),
+            lambda: self._table.server(server, scope, only_own=only_own),
+        )
+        self._check(decision, door, server)
 
     def check_user(self, user_id: UserId, scope: Scope, *, door: str) -> None:
         """The user, and where no rule names them, their server. Raises Refused."""
-        if not self._table.rules or user_id == self._bot:
-            return
-        ours = server_of(user_id) == self.own_name
-        decision = self._table.user(
-            user_id,
-            scope,
-            address=self._address_of(user_id) if ours else None,
-            own=self.own_name,
-        )
-        self._check(decision, door, user_id)
+        self._check_user(user_id, scope, door)
 
     def check_room(self, room_id: RoomId, scope: Scope, *, door: str) -> None:
         """Raises Refused."""
-        self._check(self._table.room(room_id, scope), door, room_id)
+        self._check_room(room_id, scope, door, is_admin=False)
 
     def check_member(self, user_id: UserId, room_id: RoomId, scope: Scope, *, door: str) -> None:
-        """Somebody and the room that they come into. Raises Refused."""
-        self.check_user(user_id, scope, door=door)
-        self.check_room(room_id, scope, door=door)
+        """Somebody and the room that they come into, or write in. Raises Refused."""
+        is_admin = self._check_user(user_id, scope, door)
+        self._check_room(room_id, scope, door, is_admin=is_admin)
+
+    def _check_user(self, user_id: UserId, scope: Scope, door: str) -> bool:
+        """True: an admin."""
+        if not self._table.rules or user_id == self._bot:
+            return True
+        ours = server_of(user_id) == self.own_name
+        address = self._address_of(user_id) if ours else None
+        is_admin = self._is_admin(user_id, address)
+        decision = self._decide(
+            (Subject.USER, user_id, scope, is_admin),
+            lambda: self._table.user(
+                user_id, scope, address=address, own=self.own_name, only_own=is_admin
+            ),
+        )
+        self._check(decision, door, user_id)
+        return is_admin
+
+    def _check_room(self, room_id: RoomId, scope: Scope, door: str, *, is_admin: bool) -> None:
+        if not self._table.rules:
+            return
+        server = room_id.partition(":")[2].lower()
+        is_admins = server != "" and server in self._admin_servers
+        only_own = is_admin or is_admins or room_id in self._protected
+        decision = self._decide(
+            (Subject.ROOM, room_id, scope, only_own),
+            lambda: self._table.room(room_id, scope, only_own=only_own),
+        )
+        self._check(decision, door, room_id)
+
+    def _decide(
+        self, key: tuple[Subject, str, Scope, bool], decide: Callable[[], Decision]
+    ) -> Decision:
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            known = self._known[key] = decide()
+        return known
 
     def _check(self, decision: Decision, door: str, what: str) -> None:
         if decision is ALLOWED or decision.is_allowed or decision.rule is None:

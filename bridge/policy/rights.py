@@ -62,6 +62,28 @@ class Rights:
             return self._domains[domain]
         return self._everybody
 
+    def is_admin(self, user_id: UserId, address: str | None) -> bool:
+        """Named as such, themselves or with their server: not as one of everybody."""
+        exact = (
+            self._users.get(user_id),
+            None if address is None else self._addresses.get(address),
+        )
+        if any(level is not None for level in exact):
+            return min(level for level in exact if level is not None) is Level.ADMIN
+        if address is not None:
+            domain = "" if "/" in address else address.rpartition("@")[2].lower()
+        else:
+            domain = server_of(user_id).lower()
+        return domain != self._own_server and self._domains.get(domain) is Level.ADMIN
+
+    def admin_servers(self) -> frozenset[str]:
+        """Where somebody may be who is named as an admin."""
+        users = {
+            server_of(UserId(user)) for user, level in self._users.items() if level is Level.ADMIN
+        }
+        domains = {domain for domain, level in self._domains.items() if level is Level.ADMIN}
+        return frozenset(one.lower() for one in users | domains)
+
     def _read(self, key: str, word: str) -> None:
         if word not in LEVELS:
             raise Misconfigured(f"{SETTING}.{key}", f"{word!r} is none of {', '.join(LEVELS)}")

@@ -4,11 +4,12 @@ A rule allows or denies a subject (servers, users or rooms, by a glob) in some s
 What no rule names is allowed. Where several name the same thing, the most exact one counts:
 
 1. a rule for a user goes before a rule for their server
-2. a name without wildcards goes before a glob, and of globs the one with more letters
-3. a rule of this house (bot, configuration) goes before one of a policy room
+2. a rule of this house (bot, configuration) goes before one of a policy room
+3. a name without wildcards goes before a glob, and of globs the one with more letters
 4. a denial goes before a permission
 
-What concerns both somebody and a room is denied where either is. `all` includes what has no scope
+What concerns both somebody and a room is denied where either is. Where `only_own` is asked for, the
+lists of others do not count. `all` includes what has no scope
 of its own (messages, state, profiles, ...). Spec: C2S, moderation policy lists; appendices, glob.
 """
 
@@ -133,7 +134,11 @@ def checked(rule: Rule) -> Rule:
 class _Compiled:
     rule: Rule
     glob: Glob
-    rank: tuple[bool, int, bool, bool]
+    rank: tuple[bool, bool, int, bool]
+
+    @property
+    def is_own(self) -> bool:
+        return self.rank[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,31 +162,45 @@ class RuleTable:
                 table._globs.setdefault(subject, []).append(entry)
         return table
 
-    def server(self, server: ServerName, scope: Scope) -> Decision:
-        return _decision(self._first(Subject.SERVER, _server_names(server), scope))
+    def server(self, server: ServerName, scope: Scope, *, only_own: bool = False) -> Decision:
+        names = _server_names(server)
+        return _decision(self._first(Subject.SERVER, names, scope, only_own=only_own))
 
     def user(
-        self, user_id: UserId, scope: Scope, *, address: str | None = None, own: ServerName
+        self,
+        user_id: UserId,
+        scope: Scope,
+        *,
+        address: str | None = None,
+        own: ServerName,
+        only_own: bool = False,
     ) -> Decision:
         """`address`: of somebody of the chat side, by which they can be named as well. Our own
         server is nobody's: whoever is here is named themselves."""
         names = (str(user_id),) if address is None else (str(user_id), address)
-        best = self._first(Subject.USER, names, scope)
+        best = self._first(Subject.USER, names, scope, only_own=only_own)
         if best is None and server_of(user_id) != own:
-            best = self._first(Subject.SERVER, _server_names(server_of(user_id)), scope)
+            servers = _server_names(server_of(user_id))
+            best = self._first(Subject.SERVER, servers, scope, only_own=only_own)
         return _decision(best)
 
-    def room(self, room_id: RoomId, scope: Scope) -> Decision:
-        return _decision(self._first(Subject.ROOM, (room_id,), scope))
+    def room(self, room_id: RoomId, scope: Scope, *, only_own: bool = False) -> Decision:
+        return _decision(self._first(Subject.ROOM, (room_id,), scope, only_own=only_own))
 
     def about_server(self, server: ServerName) -> Sequence[Rule]:
         """All rules that match it, the one that counts first."""
         found = self._matching(Subject.SERVER, _server_names(server))
         return [entry.rule for entry in sorted(found, key=lambda one: one.rank, reverse=True)]
 
-    def _first(self, subject: Subject, names: Sequence[str], scope: Scope) -> Rule | None:
+    def _first(
+        self, subject: Subject, names: Sequence[str], scope: Scope, *, only_own: bool
+    ) -> Rule | None:
         wanted = {scope, Scope.ALL}
-        applying = (entry for entry in self._matching(subject, names) if entry.rule.scopes & wanted)
+        applying = (
+            entry
+            for entry in self._matching(subject, names)
+            if entry.rule.scopes & wanted and (entry.is_own or not only_own)
+        )
         best = max(applying, key=lambda entry: entry.rank, default=None)
         return None if best is None else best.rule
 
@@ -202,9 +221,9 @@ def _decision(rule: Rule | None) -> Decision:
 def _compile(rule: Rule) -> _Compiled:
     glob = Glob.parse(rule.glob, folds_case=rule.subject is Subject.SERVER)
     rank = (
+        rule.source in OWN_SOURCES,
         glob.is_exact,
         glob.letters,
-        rule.source in OWN_SOURCES,
         rule.action is Action.DENY,
     )
     return _Compiled(rule=rule, glob=glob, rank=rank)

@@ -23,6 +23,7 @@ from bridge.portals.moves import Moves
 from bridge.portals.notices import Notices
 from bridge.portals.occupants import Occupants
 from bridge.portals.plumbing import Plumbing
+from bridge.portals.policy_rooms import PolicyRooms
 from bridge.portals.to_chat import ToChat
 from bridge.ports.chat import AddressMap
 from bridge.ports.matrix import MatrixBackend
@@ -44,12 +45,14 @@ class Portals:
     plumbing: Plumbing
     access: ChatAccess
     moves: Moves
+    policy_rooms: PolicyRooms
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.chats.run())
             tasks.create_task(self.occupants.run())
             tasks.create_task(self.plumbing.run())
+            tasks.create_task(self.policy_rooms.run())
 
 
 def build_portals(
@@ -78,6 +81,14 @@ def build_portals(
     )
     notices = Notices(database=database, backend=backend, adapter=adapter, clock=clock)
     moves = Moves(database=database, backend=backend, adapter=adapter, clock=clock)
+    policy_rooms = PolicyRooms(
+        database=database,
+        backend=backend,
+        directory=directory,
+        moves=moves,
+        house=house,
+        clock=clock,
+    )
     access = ChatAccess()
     chats = Chats(
         database=database,
@@ -135,6 +146,7 @@ def build_portals(
         to_chat=to_chat,
         moves=moves,
         house=house,
+        policy_rooms=policy_rooms,
     )
     following = Following(
         database=database,
@@ -198,4 +210,5 @@ def build_portals(
         ),
         access=access,
         moves=moves,
+        policy_rooms=policy_rooms,
     )

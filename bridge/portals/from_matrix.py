@@ -24,6 +24,7 @@ from bridge.portals.in_chat import is_of_chat
 from bridge.portals.membership import Membership
 from bridge.portals.moves import TOMBSTONE, Moves
 from bridge.portals.notices import Notices
+from bridge.portals.policy_rooms import PolicyRooms
 from bridge.portals.receipts import put_receipt, put_refusal
 from bridge.portals.to_chat import ToChat
 from bridge.ports.chat import (
@@ -86,7 +87,9 @@ class FromMatrix:
         to_chat: ToChat,
         moves: Moves,
         house: House,
+        policy_rooms: PolicyRooms,
     ) -> None:
+        self._policy_rooms = policy_rooms
         self._moves = moves
         self._house = house
         self._on_left_behind: OnLeftBehind | None = None
@@ -107,6 +110,7 @@ class FromMatrix:
         self._on_left_behind = on_left_behind
 
     async def on_event(self, event: RoomEvent) -> None:
+        self._policy_rooms.on_event(event)
         if self._notices.is_notice(event.transaction_id):
             return
         is_member = event.type == "m.room.member" and event.state_key is not None
@@ -132,8 +136,7 @@ class FromMatrix:
         portals = await self._directory.of_room(event.room_id)
         if event.state_key is None and not event.own:
             try:
-                self._house.check_user(event.sender, Scope.ALL, door="from matrix")
-                self._house.check_room(event.room_id, Scope.ALL, door="from matrix")
+                self._house.check_member(event.sender, event.room_id, Scope.ALL, door="from matrix")
             except Refused as exc:
                 await self._refuse(event, portals, exc)
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -238,6 +238,14 @@ def failed(tx: Transaction, server: ServerName, *, next_attempt_ms: int, error: 
 def hasten(tx: Transaction, servers: Collection[ServerName]) -> None:
     """These peers showed themselves: they may be tried at once. Their failures stay counted."""
     tx.execute(update(peers).where(peers.c.server.in_(sorted(servers))).values(next_attempt_ms=0))
+
+
+def hasten_those(tx: Transaction, concerned: Callable[[ServerName], bool]) -> None:
+    """What waits for these is tried now."""
+    waiting = {one.server for one in behind(tx) if concerned(one.server)}
+    if waiting:
+        hasten(tx, waiting)
+        tx.wake(TOPIC)
 
 
 def forget_acceptances(tx: Transaction, *, reader: str, before_ms: int, limit: int = 1_000) -> int:

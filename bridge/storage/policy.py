@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import case, delete, func, insert, select
 
 from bridge.errors import NotFound
 from bridge.ids import RoomId, UserId
@@ -17,6 +18,9 @@ from bridge.storage.schema import policy_rooms, policy_rules
 
 TOPIC = "policy"
 """Woken when a rule has come or gone."""
+OWN = "bot"
+"""The source of rules that are none of a policy room."""
+BATCH = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,27 +40,38 @@ class RuleRow:
 
 
 def rules(tx: Transaction, limit: int) -> Sequence[RuleRow]:
-    """In the order in which they came."""
-    found = tx.execute(select(policy_rules).order_by(policy_rules.c.rule_id).limit(limit))
-    return [
-        RuleRow(
-            rule_id=row.rule_id,
-            source=row.source,
-            source_key=row.source_key,
-            action=row.action,
-            subject=row.subject,
-            glob=row.glob,
-            scopes=tuple(row.scopes.split()),
-            reason=row.reason,
-            made_by=UserId(row.made_by),
-            made_ms=row.made_ms,
-        )
-        for row in found
-    ]
+    """Those of this house first, in the order in which they came."""
+    order = case((policy_rules.c.source == OWN, 0), else_=1)
+    query = select(policy_rules).order_by(order, policy_rules.c.rule_id).limit(limit)
+    return [_rule_row(row) for row in tx.execute(query)]
 
 
-def count(tx: Transaction) -> int:
-    return int(tx.execute(select(func.count()).select_from(policy_rules)).scalar_one())
+def _rule_row(row: Any) -> RuleRow:
+    return RuleRow(
+        rule_id=row.rule_id,
+        source=row.source,
+        source_key=row.source_key,
+        action=row.action,
+        subject=row.subject,
+        glob=row.glob,
+        scopes=tuple(row.scopes.split()),
+        reason=row.reason,
+        made_by=UserId(row.made_by),
+        made_ms=row.made_ms,
+    )
+
+
+def get(tx: Transaction, rule_id: int) -> RuleRow:
+    """Raises NotFound."""
+    found = tx.execute(select(policy_rules).where(policy_rules.c.rule_id == rule_id)).first()
+    if found is None:
+        raise NotFound(f"there is no rule {rule_id}")
+    return _rule_row(found)
+
+
+def count(tx: Transaction, source: str) -> int:
+    query = select(func.count()).select_from(policy_rules).where(policy_rules.c.source == source)
+    return int(tx.execute(query).scalar_one())
 
 
 def find_same(tx: Transaction, row: RuleRow) -> int | None:
@@ -75,22 +90,24 @@ def find_same(tx: Transaction, row: RuleRow) -> int | None:
 
 def add(tx: Transaction, row: RuleRow) -> int:
     number = tx.execute(
-        insert(policy_rules)
-        .values(
-            source=row.source,
-            source_key=row.source_key,
-            action=row.action,
-            subject=row.subject,
-            glob=row.glob,
-            scopes=" ".join(row.scopes),
-            reason=row.reason,
-            made_by=row.made_by,
-            made_ms=row.made_ms,
-        )
-        .returning(policy_rules.c.rule_id)
+        insert(policy_rules).values(**_values(row)).returning(policy_rules.c.rule_id)
     ).scalar_one()
     tx.wake(TOPIC)
     return int(number)
+
+
+def _values(row: RuleRow) -> dict[str, Any]:
+    return {
+        "source": row.source,
+        "source_key": row.source_key,
+        "action": row.action,
+        "subject": row.subject,
+        "glob": row.glob,
+        "scopes": " ".join(row.scopes),
+        "reason": row.reason,
+        "made_by": row.made_by,
+        "made_ms": row.made_ms,
+    }
 
 
 def remove(tx: Transaction, rule_id: int) -> None:
@@ -101,30 +118,48 @@ def remove(tx: Transaction, rule_id: int) -> None:
     tx.wake(TOPIC)
 
 
-def replace_source(tx: Transaction, source: str, rows: Sequence[RuleRow]) -> None:
-    """What a policy room says now; a rule that says the same as before keeps its number."""
-    before = {
-        (row.source_key, row.subject, row.glob, row.action): row for row in rules_of(tx, source)
-    }
-    wanted = {(row.source_key, row.subject, row.glob, row.action): row for row in rows}
-    gone = [row.rule_id for key, row in before.items() if key not in wanted]
+def replace_source(
+    tx: Transaction, source: str, rows: Sequence[RuleRow]
+) -> tuple[Sequence[RuleRow], Sequence[RuleRow]]:
+    """What a policy room says now; a rule that says the same as before keeps its number. Returns
+    what is new (without numbers) and what is gone."""
+    before = {_meaning(row): row for row in rules_of(tx, source)}
+    wanted = {_meaning(row): row for row in rows}
+    gone = [row for key, row in before.items() if key not in wanted]
     new = [row for key, row in wanted.items() if key not in before]
-    for start in range(0, len(gone), 500):
-        some = gone[start : start + 500]
+    for start in range(0, len(gone), BATCH):
+        some = [row.rule_id for row in gone[start : start + BATCH]]
         tx.execute(delete(policy_rules).where(policy_rules.c.rule_id.in_(some)))
-    for row in new:
-        add(tx, row)
-    if gone:
+    for start in range(0, len(new), BATCH):
+        tx.execute(insert(policy_rules), [_values(row) for row in new[start : start + BATCH]])
+    if new or gone:
         tx.wake(TOPIC)
+    return new, gone
+
+
+def _meaning(row: RuleRow) -> tuple[str, ...]:
+    return row.source_key, row.subject, row.glob, row.action, row.reason
 
 
 def rules_of(tx: Transaction, source: str) -> Sequence[RuleRow]:
-    return [row for row in rules(tx, 1_000_000) if row.source == source]
+    query = select(policy_rules).where(policy_rules.c.source == source)
+    return [_rule_row(row) for row in tx.execute(query.order_by(policy_rules.c.rule_id))]
 
 
 def rooms(tx: Transaction) -> Sequence[RoomId]:
     found = tx.execute(select(policy_rooms.c.room_id).order_by(policy_rooms.c.room_id)).scalars()
     return [RoomId(room_id) for room_id in found]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRoom:
+    room_id: RoomId
+    made_by: UserId
+
+
+def find_room(tx: Transaction, room_id: RoomId) -> PolicyRoom | None:
+    row = tx.execute(select(policy_rooms).where(policy_rooms.c.room_id == room_id)).first()
+    return None if row is None else PolicyRoom(room_id=room_id, made_by=UserId(row.made_by))
 
 
 def subscribe(tx: Transaction, room_id: RoomId, *, made_by: UserId, now_ms: int) -> None:
@@ -135,10 +170,11 @@ def subscribe(tx: Transaction, room_id: RoomId, *, made_by: UserId, now_ms: int)
     tx.wake(TOPIC)
 
 
-def unsubscribe(tx: Transaction, room_id: RoomId) -> None:
-    """Its rules go with it. Raises NotFound."""
+def unsubscribe(tx: Transaction, room_id: RoomId) -> Sequence[RuleRow]:
+    """Its rules, which are returned, go with it. Raises NotFound."""
     gone = tx.execute(delete(policy_rooms).where(policy_rooms.c.room_id == room_id))
     if not gone.rowcount:
         raise NotFound(f"{room_id} is not subscribed to")
-    tx.execute(delete(policy_rules).where(policy_rules.c.source == room_id))
+    _, rules_gone = replace_source(tx, room_id, ())
     tx.wake(TOPIC)
+    return rules_gone

@@ -68,3 +68,44 @@ async def test_a_denied_server_is_shut_out_and_nothing_is_lost_when_it_is_let_in
     await juliet.hear("while denied", timeout_s=60)
     juliet.say(heard.bare_sender, "welcome back")
     await alice.hear("welcome back", room=room, sender=ghost)
+
+
+@pytest.mark.timeout(240)
+async def test_a_list_on_a_synapse_holds_here_while_it_says_so(
+    gateway: Gateway,
+    prosody_pair: Pair,
+    synapse: Synapse,
+    matrix_person: MakeMatrixPerson,
+    xmpp_person: MakeXmppPerson,
+) -> None:
+    curator = await matrix_person(synapse, "curator")
+    mallory = await matrix_person(synapse, "mallory")
+    juliet = await xmpp_person(prosody_pair[0], "juliet_lists")
+    ghost = gateway.ghost(juliet.address)
+    rules = await curator.create_room(name="bans", preset="public_chat")
+    ban = {"entity": mallory.user_id, "recommendation": "m.ban", "reason": "floods"}
+
+    code, said = await admin(gateway, f"policy subscribe {rules} {synapse.server_name}")
+    assert code == 0, said
+    assert "0 rules" in said
+    await curator.set_state(rules, "m.policy.rule.user", ban, state_key="mallory")
+    await listed(gateway, "1 rule")
+    with pytest.raises(MatrixFailed, match=r"denied here by .* rule \d+: floods"):
+        await mallory.create_direct(ghost)
+    # Everybody else is as welcome as before.
+    room = await curator.create_direct(ghost)
+    await curator.see_membership(room, ghost, "join")
+
+    # What changes while we are away counts as well.
+    await gateway.kill()
+    await curator.set_state(rules, "m.policy.rule.user", {}, state_key="mallory")
+    await gateway.start()
+    await listed(gateway, "0 rules")
+    room = await mallory.create_direct(ghost)
+    await mallory.see_membership(room, ghost, "join")
+
+
+async def listed(gateway: Gateway, count: str) -> None:
+    async with asyncio.timeout(60):
+        while f"): {count}" not in (await admin(gateway, "policy list"))[1]:
+            await asyncio.sleep(0.2)

@@ -194,6 +194,26 @@ class FakeRules:
         return "There are no rules."
 
 
+class FakeLists:
+    """Fits `bot.context.Lists`; `asked` is what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    async def subscribe(
+        self, target: RoomAlias | RoomId, via: Sequence[ServerName] = (), *, by: UserId
+    ) -> str:
+        self.asked.append(("subscribe", target, tuple(via), by))
+        return "I follow it."
+
+    async def unsubscribe(self, target: RoomAlias | RoomId, *, by: UserId) -> str:
+        self.asked.append(("unsubscribe", target, by))
+        return "I follow it no more."
+
+    async def listing(self) -> str:
+        return "Policy room !list:x: 2 rules"
+
+
 class FakePeers:
     """Fits `bot.context.Peers`."""
 
@@ -226,6 +246,7 @@ def bench(**parts: Any) -> Dispatch:
         "journal": FakeJournal(),
         "status": FakeStatus(),
         "rules": FakeRules(),
+        "lists": FakeLists(),
         "peers": FakePeers(),
     }
     return Dispatch(**{**given, **parts})
