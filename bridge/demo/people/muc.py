@@ -52,10 +52,12 @@ class Muc:
         self.address = address
         self._entered_at = person.position
 
-    async def enter(self, nickname: str, *, history: int | None = None) -> Entry:
+    async def enter(
+        self, nickname: str, *, history: int | None = None, timeout_s: float = 20.0
+    ) -> Entry:
         """Spec: XEP-0045, 7.2."""
         self._entered_at = self.person.position
-        return await self.person.enter(self.address, nickname, history=history)
+        return await self.person.enter(self.address, nickname, history=history, timeout_s=timeout_s)
 
     async def leave(self) -> None:
         await self.person.exit(self.address)

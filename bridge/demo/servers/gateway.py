@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import aiohttp
 
@@ -21,6 +22,8 @@ class Isthmus(Server):
     """
 
     STOP_TIMEOUT_S = 30.0
+    PROGRAM: ClassVar[str] = "bridge"
+    """The module that is run."""
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class Isthmus(Server):
         source = str(Path(__file__).resolve().parents[3])
         paths = [source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         return Child(
-            [sys.executable, "-m", "bridge", "run", "--config", self.config],
+            [sys.executable, "-m", self.PROGRAM, "run", "--config", self.config],
             name=self.name,
             folder=self.folder,
             log=self.log,
