@@ -229,6 +229,9 @@ class HttpClient:
             raise failure from exc
         except aiohttp.ServerTimeoutError as exc:
             raise Unavailable(f"no answer from {url.host} in time") from exc
+        except aiohttp.ServerDisconnectedError as exc:
+            # Its text is what had come of the answer.
+            raise Unavailable(f"{url.host} closed the connection before it answered") from exc
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as exc:
             raise Unavailable(f"connection to {url.host} failed: {exc}") from exc
         except aiohttp.InvalidURL as exc:

@@ -200,6 +200,8 @@ class WebServer:
         except TimeoutError:
             if raw.transport is not None:
                 raw.transport.abort()
+        except ConnectionError:
+            pass  # Whoever asked has gone: peers do, and ask again.
         return sent
 
     async def _answer(self, raw: web.BaseRequest) -> Response:

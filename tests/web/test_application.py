@@ -26,6 +26,7 @@ from bridge.web.application import (
     Response,
     Route,
     WebServer,
+    _Doorkeeper,
     connections_allowed,
 )
 from bridge.web.health import health_routes
@@ -506,6 +507,32 @@ async def test_an_answer_that_is_not_taken_is_given_up() -> None:
             while server._runner.server.connections:
                 await asyncio.sleep(0.01)
         writer.close()
+
+
+async def test_who_asks_and_goes_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    entered, leave, left = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def stay(_: Request) -> Response:
+        entered.set()
+        await leave.wait()
+        left.set()
+        return Response(json={"finished": True})
+
+    server = WebServer(routes=[Route(method="GET", path="/stay", endpoint=stay)], listeners=[LOCAL])
+    async with serving(server) as caller:
+        _, writer = await _opened(caller)
+        writer.write(b"GET /stay HTTP/1.1\r\nHost: x\r\n\r\n")
+        await entered.wait()
+        writer.transport.abort()
+        assert server._runner is not None
+        assert isinstance(server._runner.server, _Doorkeeper)
+        async with asyncio.timeout(5):
+            while server._runner.server._open:
+                await asyncio.sleep(0.01)
+        leave.set()
+        await left.wait()
+        assert (await caller.ask("GET", "/nothing"))[0] == 404  # By then the other has ended.
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_json_that_is_nested_without_end_is_refused() -> None:
