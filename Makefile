@@ -10,7 +10,7 @@ help:
 	@echo 'make demo          watch people on XMPP and Matrix talk, and join in (ONCE=1: check and end)'
 	@echo 'make test          every check'
 	@echo 'make lint          only style, types and import contracts'
-	@echo 'make soak          mixed traffic with restarts (ISTHMUS_SOAK_MINUTES=10)'
+	@echo 'make soak          mixed traffic with restarts (ISTHMUS_SOAK_MINUTES=10); 10,000 events each way'
 	@echo 'make chaos         twenty rounds of kill -9'
 	@echo 'make bench         measurements'
 	@echo 'make requirements  pin the dependencies anew (UPGRADE=1: to the newest versions)'

@@ -358,12 +358,12 @@ class Round:
                     found.append(f"{where} arrived and not acknowledged: {message.body}")
                 if is_there and message.message_id in refused and not message.is_repeated:
                     found.append(f"{where} refused and arrived: {message.body}")
-            found += [f"{where} doubled on Matrix: {one}" for one in _doubles(seen)]
-            found += [f"{where} doubled on XMPP: {one}" for one in _doubles(heard)]
+            found += [f"{where} doubled on Matrix: {one}" for one in doubles(seen)]
+            found += [f"{where} doubled on XMPP: {one}" for one in doubles(heard)]
             sent = {body: message.transmissions for body, message in written.items()}
             placed = {body: [number] for number, (body, _) in enumerate(self.said[chat.name])}
-            found += _disorder(f"{where} on Matrix", _first_places(seen), sent)
-            found += _disorder(f"{where} on XMPP", _first_places(from_matrix), placed)
+            found += disorder(f"{where} on Matrix", _first_places(seen), sent)
+            found += disorder(f"{where} on XMPP", _first_places(from_matrix), placed)
         return found + self._moves()
 
     def _moves(self) -> list[str]:
@@ -411,7 +411,7 @@ def _lost(of: Round, chat: Chat) -> list[str]:
     return [body for body, _ in of.said[chat.name] if body not in heard]
 
 
-def _doubles(arrivals: Sequence[tuple[str, str]]) -> list[str]:
+def doubles(arrivals: Sequence[tuple[str, str]]) -> list[str]:
     ids: dict[str, set[str]] = {}
     for body, one in arrivals:
         ids.setdefault(body, set()).add(one)
@@ -422,7 +422,7 @@ def _first_places(arrivals: Sequence[tuple[str, str]]) -> list[str]:
     return list(dict.fromkeys(body for body, _ in arrivals))
 
 
-def _disorder(
+def disorder(
     where: str, bodies: Sequence[str], transmissions: Mapping[str, Sequence[int]]
 ) -> list[str]:
     """Arrivals that cannot be given one of their transmissions above all before them."""
