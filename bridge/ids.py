@@ -20,6 +20,7 @@ RoomId = NewType("RoomId", str)
 RoomAlias = NewType("RoomAlias", str)
 EventId = NewType("EventId", str)
 KeyId = NewType("KeyId", str)
+DeviceId = NewType("DeviceId", str)
 RoomVersionId = NewType("RoomVersionId", str)
 TraceId = NewType("TraceId", str)
 """Born with a message, carried by each of its rows; what `why` looks for."""
@@ -133,6 +134,15 @@ def parse_event_id(text: object) -> EventId:
     if len(text) > _SURELY_SHORT and not fits(text, MAX_ID_BYTES):
         raise BadInput(f"event ID over {MAX_ID_BYTES} bytes", errcode="M_INVALID_PARAM")
     return EventId(text)
+
+
+def parse_device_id(text: object) -> DeviceId:
+    """Whatever a client or server chose, within 255 bytes; `*`, which means all, is none."""
+    if not isinstance(text, str) or not text or text == "*" or "\0" in text:
+        raise BadInput(f"not a device ID: {_shown(text)}", errcode="M_INVALID_PARAM")
+    if not fits(text, MAX_ID_BYTES):
+        raise BadInput(f"device ID over {MAX_ID_BYTES} bytes", errcode="M_INVALID_PARAM")
+    return DeviceId(text)
 
 
 def parse_event_id_with_server(text: object) -> EventId:

@@ -370,6 +370,163 @@ receipts = Table(
 )
 """How far everybody in our rooms has read."""
 
+# --- people: devices, keys, messages to devices --------------------------------------------
+
+devices = Table(
+    "devices",
+    METADATA,
+    Column("user_id", Text, primary_key=True),
+    Column("device_id", Text, primary_key=True),
+    Column("display_name", Text),
+    # As its client uploaded them; NULL: a device without end-to-end encryption.
+    Column("keys", Text),
+    # The user's stream when it last changed.
+    Column("stream_id", BigInteger, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+)
+"""Devices of our own users."""
+
+device_streams = Table(
+    "device_streams",
+    METADATA,
+    Column("user_id", Text, primary_key=True),
+    Column("stream_id", BigInteger, nullable=False),
+)
+"""The version of each of our users' device lists; it counts up."""
+
+device_list_shares = Table(
+    "device_list_shares",
+    METADATA,
+    Column("user_id", Text, primary_key=True),
+    Column("server", Text, primary_key=True),
+    # What it was told last: the next update names it as its predecessor.
+    Column("stream_id", BigInteger, nullable=False),
+)
+"""Which server follows which of our users' device lists."""
+
+one_time_keys = Table(
+    "one_time_keys",
+    METADATA,
+    _serial("key_number"),
+    Column("user_id", Text, nullable=False),
+    Column("device_id", Text, nullable=False),
+    Column("algorithm", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("json", Text, nullable=False),
+    # Given to somebody: kept for a while, so that the same upload again does not bring it back.
+    Column("claimed_ms", BigInteger),
+    UniqueConstraint("user_id", "device_id", "algorithm", "key_id"),
+    Index(None, "user_id", "device_id", "algorithm", "claimed_ms"),
+    Index(None, "claimed_ms"),
+    sqlite_autoincrement=True,
+)
+
+fallback_keys = Table(
+    "fallback_keys",
+    METADATA,
+    Column("user_id", Text, primary_key=True),
+    Column("device_id", Text, primary_key=True),
+    Column("algorithm", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("json", Text, nullable=False),
+    Column("used", Boolean, nullable=False),
+)
+
+cross_signing_keys = Table(
+    "cross_signing_keys",
+    METADATA,
+    Column("user_id", Text, primary_key=True),
+    # master | self_signing | user_signing
+    Column("usage", Text, primary_key=True),
+    Column("json", Text, nullable=False),
+)
+"""Of our users, and of users of other servers whose device list we keep."""
+
+key_signatures = Table(
+    "key_signatures",
+    METADATA,
+    Column("target_user", Text, primary_key=True),
+    # A device ID, or the public key of a cross-signing key.
+    Column("target_key", Text, primary_key=True),
+    Column("signer", Text, primary_key=True),
+    Column("signing_key", Text, primary_key=True),
+    Column("signature", Text, nullable=False),
+)
+"""Signatures that our users put on keys afterwards, theirs and others'."""
+
+remote_device_lists = Table(
+    "remote_device_lists",
+    METADATA,
+    Column("user_id", Text, primary_key=True),
+    Column("server", Text, nullable=False),
+    Column("stream_id", BigInteger),
+    # [stream_id, ...]: the updates that are in it, the newest last; a bounded number of them.
+    Column("seen", Text, nullable=False),
+    # What is kept is not to be relied on: the list must be fetched.
+    Column("stale", Boolean, nullable=False),
+    # Counts what was heard while it was stale: an older answer does not settle the matter.
+    Column("marks", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_ms", BigInteger, nullable=False),
+    Index(None, "stale", "next_attempt_ms"),
+)
+"""Device lists of other servers' users, as far as we follow them."""
+
+remote_devices = Table(
+    "remote_devices",
+    METADATA,
+    Column("user_id", Text, primary_key=True),
+    Column("device_id", Text, primary_key=True),
+    Column("display_name", Text),
+    Column("keys", Text),
+)
+
+stream_device_lists = Table(
+    "stream_device_lists",
+    METADATA,
+    _serial("position"),
+    Column("user_id", Text, nullable=False),
+    Index(None, "user_id"),
+    sqlite_autoincrement=True,
+)
+"""Whose devices or keys changed, ours and others': the newest change of each."""
+
+stream_to_device = Table(
+    "stream_to_device",
+    METADATA,
+    _serial("position"),
+    Column("user_id", Text, nullable=False),
+    Column("device_id", Text, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Index(None, "user_id", "device_id", "position"),
+    sqlite_autoincrement=True,
+)
+"""Messages to devices of our users, until the device has them."""
+
+to_device_received = Table(
+    "to_device_received",
+    METADATA,
+    Column("origin", Text, primary_key=True),
+    Column("sender", Text, primary_key=True),
+    Column("message_id", Text, primary_key=True),
+    Column("received_ms", BigInteger, nullable=False),
+    Index(None, "received_ms"),
+)
+"""Messages to devices that were taken, so that a repetition changes nothing."""
+
+openid_tokens = Table(
+    "openid_tokens",
+    METADATA,
+    Column("token_hash", Text, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Index(None, "expires_ms"),
+)
+"""Who a token for third parties stands for; the token itself is not here."""
+
 # --- bridge side ---------------------------------------------------------------------------
 
 inbox = Table(

@@ -54,6 +54,19 @@ LANE_FAILURES = Counter(
 )
 
 
+EDUS_NOT_STORED = Counter(
+    "isthmus_edus_not_stored", "EDUs not kept, since too many waited for the peer.", ["edu_type"]
+)
+TO_DEVICE_MESSAGES = Counter(
+    "isthmus_to_device_messages",
+    "Messages to devices of our users: stored, repeated, no_device, full, not_ours, bad.",
+    ["outcome"],
+)
+DEVICE_LIST_FETCHES = Counter(
+    "isthmus_device_list_fetches", "Device lists fetched from other servers.", ["outcome"]
+)
+
+
 def render_metrics() -> tuple[bytes, str]:
     """The exposition text and its content type."""
     return generate_latest(), CONTENT_TYPE_LATEST
