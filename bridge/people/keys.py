@@ -270,9 +270,7 @@ class Keys:
 
         answer, known, new = await self._database.read(unit)
         if new:
-            await self._database.write(
-                lambda tx: [device_lists.follow(tx, one) for one in sorted(new)]
-            )
+            await self._database.write(lambda tx: device_lists.follow(tx, sorted(new)))
         rest = {user: list(ids) for user, ids in theirs.items() if user not in known}
         if rest:
             told = _checked_answer(await self._peers.query_user_keys(peer, rest), rest)
@@ -287,7 +285,11 @@ class Keys:
         if peer == self._own_name:
             return await self.answer_claim({user: dict(ids) for user, ids in wanted.items()})
         answer = await self._peers.claim_user_keys(
-            peer, {user: {**ids} for user, ids in wanted.items()}
+            peer,
+            {
+                user: {str(device_id): algorithm for device_id, algorithm in by_device.items()}
+                for user, by_device in wanted.items()
+            },
         )
         found: dict[str, dict[str, object]] = {}
         for user, by_device in _object(answer.get("one_time_keys")).items():

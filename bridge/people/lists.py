@@ -1,7 +1,8 @@
 """Device lists of other servers' users: kept up to date by what their servers tell us.
 
-A list is followed once one of our users who has a device shares a room with its owner, or has asked
-for the owner's keys. An update that names a predecessor that we do not know means that we missed
+A list is followed from when one of our users asked for its owner's keys, or from the first update
+of a user who shares a room with one of ours who has a device: where only ghosts are, nobody needs
+it. An update that names a predecessor that we do not know means that we missed
 something: the list is stale then, and `resync` fetches it. While it is stale updates are not
 applied: the fetched list has them, or, if it was made before they came, is fetched again.
 Spec: S2S, m.device_list_update, m.signing_key_update.
@@ -56,7 +57,7 @@ class DeviceListUpdates:
             known = device_lists.lock(tx, user_id)
             if known is None:
                 if devices.is_with_a_device(tx, user_id):
-                    device_lists.follow(tx, user_id)
+                    device_lists.follow(tx, [user_id])
                 return
             if stream in known.seen:
                 return
@@ -87,7 +88,7 @@ class SigningKeyUpdates:
             known = device_lists.lock(tx, user_id)
             if known is None:
                 if devices.is_with_a_device(tx, user_id):
-                    device_lists.follow(tx, user_id)
+                    device_lists.follow(tx, [user_id])
                 return
             if known.stale:
                 device_lists.mark_stale(tx, user_id)

@@ -1,4 +1,4 @@
-"""What people need from outside, as protocols: other servers' answers, and who wakes the sender."""
+"""What people need from outside, as protocols: other servers' answers; and what it takes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PeoplePeers(Protocol):
         ...
 
 
-class Wake(Protocol):
-    """Tells the sender that EDUs are stored for a server."""
+class EduTaker(Protocol):
+    """As `rooms.network.EduTaker`: what is taken is committed before it returns."""
 
-    def __call__(self, server: ServerName) -> None: ...
+    async def take(self, origin: ServerName, content: Json) -> None: ...

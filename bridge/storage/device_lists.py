@@ -65,20 +65,21 @@ def lock(tx: Transaction, user_id: UserId) -> RemoteList | None:
     return None if row is None else _list(row)
 
 
-def follow(tx: Transaction, user_id: UserId) -> None:
-    """A list that we have not fetched yet: stale from its beginning."""
-    tx.execute(
-        tx.dialect.insert_ignore(remote_device_lists).values(
-            user_id=user_id,
-            server=server_of(user_id),
-            stream_id=None,
-            seen="[]",
-            stale=True,
-            marks=0,
-            attempts=0,
-            next_attempt_ms=0,
+def follow(tx: Transaction, user_ids: Sequence[UserId]) -> None:
+    """Lists that we have not fetched yet: stale from their beginning."""
+    for user_id in user_ids:
+        tx.execute(
+            tx.dialect.insert_ignore(remote_device_lists).values(
+                user_id=user_id,
+                server=server_of(user_id),
+                stream_id=None,
+                seen="[]",
+                stale=True,
+                marks=0,
+                attempts=0,
+                next_attempt_ms=0,
+            )
         )
-    )
     tx.wake(TOPIC)
 
 
@@ -265,6 +266,10 @@ def forget(tx: Transaction, user_id: UserId) -> bool:
         delete(remote_device_lists).where(remote_device_lists.c.user_id == user_id)
     ).rowcount
     return gone > 0
+
+
+def is_any(tx: Transaction) -> bool:
+    return tx.execute(select(remote_device_lists.c.user_id).limit(1)).first() is not None
 
 
 def strangers(tx: Transaction, limit: int, *, room_id: RoomId | None = None) -> list[UserId]:

@@ -13,13 +13,14 @@ from typing import Any
 
 from sqlalchemy import Row, and_, delete, select, update
 
-from bridge.ids import DeviceId, ServerName, UserId
+from bridge.ids import DeviceId, EventId, RoomId, ServerName, UserId
 from bridge.storage import streams
 from bridge.storage.database import Transaction
 from bridge.storage.schema import (
     device_list_shares,
     device_streams,
     devices,
+    events,
     fallback_keys,
     memberships,
     one_time_keys,
@@ -148,7 +149,30 @@ def users_with_devices(tx: Transaction, after: str, limit: int) -> list[UserId]:
     return [UserId(row.user_id) for row in rows]
 
 
-def owners_in_room(tx: Transaction, room_id: str) -> list[UserId]:
+def is_any(tx: Transaction) -> bool:
+    return tx.execute(select(devices.c.user_id).limit(1)).first() is not None
+
+
+def has_any(tx: Transaction, user_id: UserId) -> bool:
+    wanted = select(devices.c.device_id).where(devices.c.user_id == user_id)
+    return tx.execute(wanted.limit(1)).first() is not None
+
+
+def members_named(
+    tx: Transaction, event_ids: Collection[EventId]
+) -> frozenset[tuple[RoomId, UserId]]:
+    """Of these events, whose membership of which room they tell."""
+    rows = tx.execute(
+        select(events.c.room_id, events.c.state_key).where(
+            events.c.event_id.in_(sorted(event_ids)),
+            events.c.type == "m.room.member",
+            events.c.state_key.is_not(None),
+        )
+    )
+    return frozenset((RoomId(row.room_id), UserId(row.state_key)) for row in rows)
+
+
+def owners_in_room(tx: Transaction, room_id: RoomId) -> list[UserId]:
     """Joined users of the room who have devices."""
     rows = tx.execute(
         select(memberships.c.user_id)

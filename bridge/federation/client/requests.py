@@ -375,6 +375,39 @@ class PeerRequests:
                 continue
         return parse_room_id(answer.get("room_id")), list(dict.fromkeys(known))
 
+    # Devices and keys. Spec: S2S, device management, end-to-end encryption.
+
+    async def user_devices(self, peer: ServerName, user_id: UserId) -> JsonObject:
+        return _object(
+            await self._get(peer, V1 + encode_path("user", "devices", user_id), "user_devices")
+        )
+
+    async def query_user_keys(
+        self, peer: ServerName, wanted: Mapping[UserId, Sequence[str]]
+    ) -> JsonObject:
+        """An empty list of devices means all of the user's."""
+        body = {"device_keys": {user: list(devices) for user, devices in wanted.items()}}
+        return await self._ask_keys(peer, "query", body)
+
+    async def claim_user_keys(
+        self, peer: ServerName, wanted: Mapping[UserId, Mapping[str, str]]
+    ) -> JsonObject:
+        """By user and device, the algorithm. What it gives it gives to nobody else."""
+        body = {"one_time_keys": {user: dict(devices) for user, devices in wanted.items()}}
+        return await self._ask_keys(peer, "claim", body)
+
+    async def _ask_keys(self, peer: ServerName, what: str, body: JsonObject) -> JsonObject:
+        answer = await self._transport.request(
+            peer,
+            "POST",
+            V1 + encode_path("user", "keys", what),
+            endpoint=f"{what}_user_keys",
+            body=body,
+            timeout_s=self._timeouts.usual_s,
+            max_bytes=self._limits.usual_bytes,
+        )
+        return _object(answer)
+
     async def version(self, peer: ServerName) -> JsonObject:
         """The `server` object: `name` and `version` where they are text. Not signed."""
         answer = _object(

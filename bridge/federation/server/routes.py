@@ -11,6 +11,8 @@ from bridge.federation.server.keys import Keys
 from bridge.federation.server.membership import Membership
 from bridge.federation.server.notary import MAX_BODY_BYTES as MAX_KEY_QUERY_BYTES
 from bridge.federation.server.notary import Notary
+from bridge.federation.server.people import MAX_BODY_BYTES as MAX_KEYS_BODY_BYTES
+from bridge.federation.server.people import PeopleEndpoints
 from bridge.federation.server.queries import Queries
 from bridge.federation.server.transactions import MAX_BODY_BYTES, Transactions
 from bridge.policy.rules import Scope
@@ -30,6 +32,7 @@ def federation_routes(
     events: Events,
     membership: Membership,
     queries: Queries,
+    people: PeopleEndpoints,
 ) -> tuple[Route, ...]:
     """Routes for `web.WebServer`; each endpoint that is not open to anybody checks who asks."""
 
@@ -135,4 +138,10 @@ def federation_routes(
         # Queries.
         signed("GET", f"{_V1}/query/directory", queries.directory),
         signed("GET", f"{_V1}/query/profile", queries.profile),
+        # OpenID.
+        Route(method="GET", path=f"{_V1}/openid/userinfo", endpoint=people.user_info),
+        # Device management, end-to-end encryption.
+        signed("GET", f"{_V1}/user/devices/{{user_id}}", people.devices),
+        signed("POST", f"{_V1}/user/keys/claim", people.claim_keys, MAX_KEYS_BODY_BYTES),
+        signed("POST", f"{_V1}/user/keys/query", people.query_keys, MAX_KEYS_BODY_BYTES),
     )
