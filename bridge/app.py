@@ -48,6 +48,7 @@ from bridge.federation.server.events import Events
 from bridge.federation.server.keys import Keys
 from bridge.federation.server.membership import Membership as MembershipEndpoints
 from bridge.federation.server.notary import Notary
+from bridge.federation.server.people import PeopleEndpoints
 from bridge.federation.server.queries import Queries
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
@@ -58,6 +59,7 @@ from bridge.ids import RoomVersionId, ServerName, UserId, parse_server_name, par
 from bridge.net.addresses import AddressPolicy, parse_networks
 from bridge.net.client import HttpClient
 from bridge.net.dns import DnsResolver
+from bridge.people.assembly import build_people
 from bridge.policy.house import House
 from bridge.policy.limits import Buckets, Limits, Rate
 from bridge.portals.assembly import build_portals
@@ -288,7 +290,15 @@ class Gateway:
             backoff=Backoff(first_s=1.0, most_s=float(federation.retry_max_s)),
             sources=[StoredEdus(database=database), StoredReceipts(database=database)],
         )
-        self._takers: Mapping[str, EduTaker] = {}
+        self._people = build_people(
+            own_name=identity.server_name,
+            database=database,
+            peers=self._requests,
+            clock=clock,
+            random=random,
+            wake=self._sender.wake,
+        )
+        self._takers: Mapping[str, EduTaker] = {**self._people.takers}
         self._backend = NativeBackend(
             server_name=identity.server_name,
             bot=identity.bot,
@@ -425,6 +435,9 @@ class Gateway:
             events=Events(own_name=identity.server_name, answers=self._rooms.answers, clock=clock),
             membership=MembershipEndpoints(answers=self._rooms.answers),
             queries=Queries(own_name=identity.server_name, directory=self._rooms.directory),
+            people=PeopleEndpoints(
+                devices=self._people.devices, keys=self._people.keys, openid=self._people.openid
+            ),
         )
         known = settings.well_known
         routes += well_known_routes(
@@ -477,6 +490,7 @@ class Gateway:
                     tasks.create_task(self._rooms.receiver.run()),
                     tasks.create_task(self._rooms.handshake.run()),
                     tasks.create_task(self._sender.run()),
+                    tasks.create_task(self._people.run()),
                     tasks.create_task(self._feed.run()),
                     tasks.create_task(self._adapter.run()),
                     tasks.create_task(self._portals.run()),

@@ -13,7 +13,7 @@ from functools import partial
 
 from bridge.clock import Clock
 from bridge.errors import Unavailable
-from bridge.storage import events, journal, messages, rooms
+from bridge.storage import device_keys, events, journal, messages, openid, rooms, to_device
 from bridge.storage.database import Database, Transaction
 from bridge.telemetry.log import get_logger
 
@@ -23,6 +23,9 @@ BATCH = 500
 DAY_S = 24 * 3_600.0
 KEEP_JOURNAL_S = 30 * DAY_S
 KEEP_STRANGERS_S = 30 * DAY_S
+KEEP_CLAIMED_KEYS_S = 30 * DAY_S
+KEEP_TO_DEVICE_S = 30 * DAY_S
+"""How long a message to a device that comes again is known."""
 KEEP_MESSAGES_S = 180 * DAY_S
 """How long a message can still be answered, corrected or acknowledged by name."""
 
@@ -55,6 +58,9 @@ class Upkeep:
                 prune=events.prune_local_transactions,
             ),
             _Rule(what="messages", keep_s=KEEP_MESSAGES_S, prune=messages.prune),
+            _Rule(what="claimed keys", keep_s=KEEP_CLAIMED_KEYS_S, prune=device_keys.prune_claimed),
+            _Rule(what="to-device", keep_s=KEEP_TO_DEVICE_S, prune=to_device.prune_received),
+            _Rule(what="openid tokens", keep_s=0.0, prune=openid.prune),
             _Rule(what="strangers", keep_s=KEEP_STRANGERS_S, prune=rooms.purge_strangers),
         )
 

@@ -1,10 +1,10 @@
 """Who shares a room with whom decides who follows whose device list; this watches it change.
 
-The arrival order of events is read with a cursor of our own. A user of ours who comes or goes, and
-a server that comes into a room of theirs: the list's followers are set right, and newcomers told of
-the list. A user of another server with whom no room is shared any more: their list is forgotten.
-What no event tells (a room that was purged, a state that was resolved otherwise) is found by looking
-at all of them now and then. Spec: S2S, device management.
+The arrival order of events is read with a cursor of our own. When a user of ours comes or goes, or
+a server comes into a room of theirs, the list's followers are set right, and newcomers told of it.
+The list of a user of another server with whom no room is shared any more is forgotten. What no
+event tells (a room that was purged, a state that was resolved otherwise) is found by looking at all
+of them now and then. Spec: S2S, device management.
 """
 
 from __future__ import annotations
@@ -87,9 +87,7 @@ class Company:
             told.settle(self._wake, DEVICE_LIST)
             self._saved = news.newest
         elif news.newest - self._saved >= SAVE_EVERY:
-            await self._database.write(
-                lambda tx: streams.advance(tx, CURSOR, news.newest)
-            )
+            await self._database.write(lambda tx: streams.advance(tx, CURSOR, news.newest))
             self._saved = news.newest
         self._after = news.newest
         return news.more

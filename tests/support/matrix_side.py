@@ -30,6 +30,7 @@ from bridge.federation.client.keyring import ServerKeyRing
 from bridge.federation.client.keystore import DatabaseKeyStore
 from bridge.federation.client.requests import PeerRequests
 from bridge.federation.client.transport import Transport
+from bridge.federation.edu_sources import StoredEdus
 from bridge.federation.own_keys import OwnKeys
 from bridge.federation.sender import Sender
 from bridge.federation.server.auth import Authentication
@@ -37,6 +38,7 @@ from bridge.federation.server.events import Events
 from bridge.federation.server.keys import Keys
 from bridge.federation.server.membership import Membership
 from bridge.federation.server.notary import Notary
+from bridge.federation.server.people import PeopleEndpoints
 from bridge.federation.server.queries import Queries
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
@@ -45,6 +47,7 @@ from bridge.net.addresses import AddressPolicy, parse_networks
 from bridge.net.client import Endpoint as Address
 from bridge.net.client import HttpClient
 from bridge.net.dns import DnsResolver
+from bridge.people.assembly import People, build_people
 from bridge.policy.house import House
 from bridge.policy.limits import Limits
 from bridge.rooms.assembly import Rooms, build_rooms
@@ -71,7 +74,7 @@ async def until(look: Callable[[], Awaitable[T]], *, timeout_s: float = 20.0) ->
         await asyncio.sleep(0.02)
 
 
-class People:
+class Residents:
     """Fits `rooms.network.Lookups`: everybody exists but those whose name begins with `no-`."""
 
     def __init__(self) -> None:
@@ -94,6 +97,7 @@ class Running:
     database: Database
     rooms: Rooms
     sender: Sender
+    people: People
     requests: PeerRequests
     client: HttpClient
     resolver: DnsResolver
@@ -140,7 +144,7 @@ class MatrixSide:
         self.keys = OwnKeys.of(self.key)
         self.house = House(own_name=self.name)
         self.limits = Limits()
-        self.people = People()
+        self.people = Residents()
         self.heard: list[Request] = []
         self.interfere: Interference | None = None
         self.clock = clock or SystemClock()
@@ -195,6 +199,17 @@ class MatrixSide:
             clock=self.clock,
             random=random.Random(1),
             backoff=self._backoff,
+            sources=[StoredEdus(database=database)],
+        )
+        people = build_people(
+            own_name=self.name,
+            database=database,
+            peers=requests,
+            clock=self.clock,
+            random=random.Random(2),
+            wake=sender.wake,
+            backoff=self._backoff,
+            resync_pause_s=0.2,
         )
         keys = Keys(own_name=self.name, keys=self.keys, clock=self.clock)
         routes = federation_routes(
@@ -214,10 +229,11 @@ class MatrixSide:
                 documents=keyring,
                 clock=self.clock,
             ),
-            transactions=Transactions(receiver=rooms.receiver),
+            transactions=Transactions(receiver=rooms.receiver, takers=people.takers),
             events=Events(own_name=self.name, answers=rooms.answers, clock=self.clock),
             membership=Membership(answers=rooms.answers),
             queries=Queries(own_name=self.name, directory=rooms.directory),
+            people=PeopleEndpoints(devices=people.devices, keys=people.keys, openid=people.openid),
         )
         web = WebServer(
             routes=[self._between(route) for route in routes],
@@ -240,7 +256,8 @@ class MatrixSide:
             client=client,
             resolver=resolver,
             web=web,
-            task=self._tasks.create_task(_run(rooms, sender)),
+            people=people,
+            task=self._tasks.create_task(_run(rooms, sender, people)),
         )
 
     async def stop(self) -> None:
@@ -429,10 +446,11 @@ class MatrixSide:
         return [body for body in bodies if origin in (None, body["origin"])]
 
 
-async def _run(rooms: Rooms, sender: Sender) -> None:
+async def _run(rooms: Rooms, sender: Sender, people: People) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(rooms.receiver.run())
         tasks.create_task(sender.run())
+        tasks.create_task(people.run())
 
 
 @asynccontextmanager

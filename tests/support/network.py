@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any, TypeVar
 
 from bridge.backends.native.backend import NativeBackend
@@ -29,6 +30,7 @@ from bridge.ids import (
     TraceId,
     UserId,
 )
+from bridge.people.assembly import People, build_people
 from bridge.policy.house import House
 from bridge.policy.limits import Limits
 from bridge.ports.matrix import Acceptance, Ephemeral, Profile, RoomEvent
@@ -94,6 +96,7 @@ class Server:
     listener: RecordingListener
     lookups: ListenerLookups
     house: House
+    people: People
     down: bool = False
     software: str = "Isthmus"
     refuses_versions: set[str] = field(default_factory=set)
@@ -173,7 +176,17 @@ class Network:
             clock=self.clock,
             versions=[RoomVersionId(one) for one in versions],
         )
-        server = Server(server_name, key, database, rooms, backend, listener, lookups, house)
+        people = build_people(
+            own_name=server_name,
+            database=database,
+            peers=peers,
+            clock=self.clock,
+            random=Random(1),
+            wake=lambda _: None,
+        )
+        server = Server(
+            server_name, key, database, rooms, backend, listener, lookups, house, people
+        )
         self.servers[server_name] = server
         return server
 
@@ -429,6 +442,21 @@ class NetworkPeers:
 
         room_id, servers = await self._ask("query_directory", peer, answer)
         return RoomId(room_id), servers
+
+    async def user_devices(self, peer: ServerName, user_id: UserId) -> Json:
+        return await self._ask("user_devices", peer, lambda s: s.people.devices.answer(user_id))
+
+    async def query_user_keys(
+        self, peer: ServerName, wanted: Mapping[UserId, Sequence[str]]
+    ) -> Json:
+        body = wire({user: list(ids) for user, ids in wanted.items()})
+        return await self._ask("query_user_keys", peer, lambda s: s.people.keys.answer_query(body))
+
+    async def claim_user_keys(
+        self, peer: ServerName, wanted: Mapping[UserId, Mapping[str, str]]
+    ) -> Json:
+        body = wire({user: dict(devices) for user, devices in wanted.items()})
+        return await self._ask("claim_user_keys", peer, lambda s: s.people.keys.answer_claim(body))
 
     async def version(self, peer: ServerName) -> Json:
         async def answer(server: Server) -> Json:

@@ -25,6 +25,7 @@ from bridge.federation.server.events import Events
 from bridge.federation.server.keys import Keys
 from bridge.federation.server.membership import Membership
 from bridge.federation.server.notary import Notary
+from bridge.federation.server.people import PeopleEndpoints
 from bridge.federation.server.queries import Queries
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
@@ -164,6 +165,11 @@ class Door:
                 events=Events(own_name=name, answers=rooms.answers, clock=clock),
                 membership=Membership(answers=rooms.answers),
                 queries=Queries(own_name=name, directory=rooms.directory),
+                people=PeopleEndpoints(
+                    devices=server.people.devices,
+                    keys=server.people.keys,
+                    openid=server.people.openid,
+                ),
             )
         )
 
