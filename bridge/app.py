@@ -373,7 +373,7 @@ class Gateway:
             on_status=self._on_status,
             resolver=resolver,
         )
-        portals.access.attach(self._adapter)
+        portals.attach(self._adapter)
         backoff = Backoff(first_s=1.0, most_s=float(delivery.retry_max_s))
         self._inbox = DurableQueue(
             database=database,

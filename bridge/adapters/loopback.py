@@ -41,6 +41,7 @@ from bridge.ports.chat import (
     RoomView,
     SubjectChanged,
 )
+from bridge.ports.ephemeral import ChatEphemeral, Passing
 
 NAME = "loopback"
 
@@ -136,6 +137,7 @@ class LoopbackAdapter:
         self._numbers = itertools.count(1)
         self._failures: deque[IsthmusError] = deque()
         self.delivered: list[Delivered] = []
+        self.shown: list[Passing] = []
         self.attempts = 0
         self.chats: dict[str, LoopbackChat] = {}
         self.described = 0
@@ -154,6 +156,7 @@ class LoopbackAdapter:
         to: UserId | RoomId,
         stanza_id: str | None = None,
         wants_receipt: bool = False,
+        wants_marker: bool = False,
     ) -> bool:
         """One message. The same `stanza_id` and text again is the same message: False."""
         number = next(self._numbers)
@@ -169,6 +172,7 @@ class LoopbackAdapter:
                 origin_id=None,
                 fingerprint=text,
                 wants_receipt=wants_receipt,
+                wants_marker=wants_marker,
                 message=Message(text=text),
                 trace=TraceId(f"loopback-{number}"),
             )
@@ -183,6 +187,10 @@ class LoopbackAdapter:
             nickname=address.partition("@")[0],
             history_limit=history_limit,
         )
+
+    async def tell(self, change: ChatEphemeral) -> None:
+        """Somebody types, reads, comes or goes."""
+        await self._listener.on_ephemeral(change)
 
     async def leave(self, address: str, room_id: RoomId, *, reason: str | None = None) -> None:
         await self._listener.leave(address=address, room_id=room_id, reason=reason)
@@ -232,6 +240,9 @@ class LoopbackAdapter:
         )
         if is_first:
             await self.call_roll(chat.address)
+
+    async def show(self, passing: Passing) -> None:
+        self.shown.append(passing)
 
     # --- foreign chats --------------------------------------------------------------------------
 

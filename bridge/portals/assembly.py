@@ -13,6 +13,7 @@ from bridge.portals.access import ChatAccess
 from bridge.portals.changes import Changes
 from bridge.portals.chats import Chats
 from bridge.portals.directory import Directory
+from bridge.portals.ephemeral import EphemeralPortal
 from bridge.portals.following import Following
 from bridge.portals.from_chat import FromChat
 from bridge.portals.from_matrix import FromMatrix, OnCommand
@@ -25,14 +26,14 @@ from bridge.portals.occupants import Occupants
 from bridge.portals.plumbing import Plumbing
 from bridge.portals.policy_rooms import PolicyRooms
 from bridge.portals.to_chat import ToChat
-from bridge.ports.chat import AddressMap
+from bridge.ports.chat import AddressMap, ChatAdapter
 from bridge.ports.matrix import MatrixBackend
 from bridge.storage.database import Database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portals:
-    """`access.attach` the adapter when it is there. `run` what happens now and then."""
+    """`attach` the adapter when it is there. `run` what happens now and then."""
 
     from_matrix: FromMatrix
     from_chat: FromChat
@@ -46,6 +47,12 @@ class Portals:
     access: ChatAccess
     moves: Moves
     policy_rooms: PolicyRooms
+    ephemeral: EphemeralPortal
+
+    def attach(self, adapter: ChatAdapter) -> None:
+        """The adapter is built on the portals, and comes later."""
+        self.access.attach(adapter)
+        self.ephemeral.attach(adapter)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -53,6 +60,7 @@ class Portals:
             tasks.create_task(self.occupants.run())
             tasks.create_task(self.plumbing.run())
             tasks.create_task(self.policy_rooms.run())
+            tasks.create_task(self.ephemeral.run())
 
 
 def build_portals(
@@ -122,6 +130,14 @@ def build_portals(
         adapter=adapter,
         clock=clock,
     )
+    ephemeral = EphemeralPortal(
+        database=database,
+        backend=backend,
+        directory=directory,
+        addresses=addresses,
+        house=house,
+        clock=clock,
+    )
     from_matrix = FromMatrix(
         database=database,
         backend=backend,
@@ -147,6 +163,7 @@ def build_portals(
         moves=moves,
         house=house,
         policy_rooms=policy_rooms,
+        ephemeral=ephemeral,
     )
     following = Following(
         database=database,
@@ -191,6 +208,7 @@ def build_portals(
             moves=moves,
             following=following,
             house=house,
+            ephemeral=ephemeral,
         ),
         to_chat=to_chat,
         notices=notices,
@@ -211,4 +229,5 @@ def build_portals(
         access=access,
         moves=moves,
         policy_rooms=policy_rooms,
+        ephemeral=ephemeral,
     )

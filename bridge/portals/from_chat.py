@@ -26,6 +26,7 @@ from bridge.policy.house import House
 from bridge.policy.rules import Scope
 from bridge.portals.again import answer_again
 from bridge.portals.directory import Directory, direct_lane, room_lane
+from bridge.portals.ephemeral import EphemeralPortal
 from bridge.portals.following import Following, is_follow
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.in_chat import InChat, inbox_transaction, is_of_chat
@@ -41,6 +42,7 @@ from bridge.ports.chat import (
 )
 from bridge.ports.codec import from_json, to_json
 from bridge.ports.command import Caller
+from bridge.ports.ephemeral import ChatEphemeral
 from bridge.ports.matrix import MatrixBackend, Profile, RoomInfo
 from bridge.storage import journal, messages, queues
 from bridge.storage.database import Database, Transaction, Unit
@@ -57,17 +59,6 @@ EVENTS_PER_MESSAGE = 5
 """Events looked through for one message of a room's past."""
 
 OnCommand = Callable[[Caller, str], Awaitable[str]]
-
-
-def find_inbox_part(epoch: str, transaction_id: str | None) -> tuple[int, int] | None:
-    """The inbox row and the part behind a transaction ID of ours."""
-    head = f"{epoch}.in."
-    if transaction_id is None or not transaction_id.startswith(head):
-        return None
-    number, _, part = transaction_id.removeprefix(head).partition(".")
-    if not (number.isdecimal() and part.isdecimal()):
-        return None
-    return int(number), int(part)
 
 
 class FromChat:
@@ -88,7 +79,9 @@ class FromChat:
         moves: Moves,
         following: Following,
         house: House,
+        ephemeral: EphemeralPortal,
     ) -> None:
+        self._ephemeral = ephemeral
         self._house = house
         self._moves = moves
         self._following = following
@@ -106,6 +99,9 @@ class FromChat:
 
     async def accept_change(self, change: ChatChange) -> None:
         await self._in_chat.accept_change(change)
+
+    async def on_ephemeral(self, change: ChatEphemeral) -> None:
+        self._ephemeral.on_chat(change)
 
     async def is_visited(self, chat: str) -> bool:
         return await self._in_chat.is_visited(chat)

@@ -18,9 +18,9 @@ from bridge.policy.house import House
 from bridge.policy.rules import Scope
 from bridge.portals.chats import Chats
 from bridge.portals.directory import Directory, direct_lane, room_lane
-from bridge.portals.from_chat import find_inbox_part
+from bridge.portals.ephemeral import EphemeralPortal
 from bridge.portals.ghosts import Ghosts
-from bridge.portals.in_chat import is_of_chat
+from bridge.portals.in_chat import find_inbox_part, is_of_chat
 from bridge.portals.membership import Membership
 from bridge.portals.moves import TOMBSTONE, Moves
 from bridge.portals.notices import Notices
@@ -88,8 +88,10 @@ class FromMatrix:
         moves: Moves,
         house: House,
         policy_rooms: PolicyRooms,
+        ephemeral: EphemeralPortal,
     ) -> None:
         self._policy_rooms = policy_rooms
+        self._ephemeral = ephemeral
         self._moves = moves
         self._house = house
         self._on_left_behind: OnLeftBehind | None = None
@@ -143,12 +145,12 @@ class FromMatrix:
         if not portals and not event.own and event.state_key is None:
             portals = await self._membership.find_again(event)
         in_chat = any(portal.kind in OF_CHAT for portal in portals)
-        is_command = False
+        is_command = is_shown = False
         for portal in portals:
             if portal.kind == SERVED:
-                await self._to_served(event, portal)
+                is_shown = await self._to_served(event, portal) or is_shown
             elif portal.kind in (DIRECT, FORMER, ENCRYPTED):
-                await self._to_direct(event, portal)
+                is_shown = await self._to_direct(event, portal) or is_shown
             elif portal.kind == MANAGEMENT:
                 is_meant = await self._to_bot(event, portal, in_chat=in_chat, is_past=is_past)
                 is_command = is_meant or is_command
@@ -156,6 +158,7 @@ class FromMatrix:
             # What is said to the bot is nobody else's.
             if portal.kind in OF_CHAT and not is_command:
                 await self._to_chat.on_event(event, portal)
+        self._ephemeral.on_event(event, shown=is_shown)
 
     async def _refuse(self, event: RoomEvent, portals: Sequence[Portal], error: Refused) -> None:
         """What a rule of the house keeps from the chat side; its author is told once for each rule,
@@ -177,16 +180,16 @@ class FromMatrix:
 
     # --- direct chats ------------------------------------------------------------------------
 
-    async def _to_direct(self, event: RoomEvent, portal: Portal) -> None:
-        """To the one person of a direct chat. A room that we cannot read: what is readable goes
-        on, the rest is reported."""
+    async def _to_direct(self, event: RoomEvent, portal: Portal) -> bool:
+        """To the one person of a direct chat; whether it is shown to them. A room that we cannot
+        read: what is readable goes on, the rest is reported."""
         if event.type == "m.room.encryption" and event.state_key == "":
             await self._membership.refuse_encrypted(
                 event, address=portal.chat, user_id=portal.user_id
             )
-            return
+            return False
         if event.state_key is not None:
-            return
+            return False
         outcome = self._read(event)
         if event.own:
             await self._from_neighbour(event, portal, outcome)
@@ -213,6 +216,8 @@ class FromMatrix:
                     room_id=event.room_id,
                 ),
             )
+            return True
+        return False
 
     def _read(self, event: RoomEvent) -> Outcome:
         if event.redacted:
@@ -250,10 +255,12 @@ class FromMatrix:
 
     # --- rooms that we serve -----------------------------------------------------------------
 
-    async def _to_served(self, event: RoomEvent, portal: Portal) -> None:
+    async def _to_served(self, event: RoomEvent, portal: Portal) -> bool:
+        """Whether it is a message there."""
         delivery = await self._served_delivery(event)
         if delivery is not None:
             await self._put(event, room_lane(portal.adapter, event.room_id), "room", delivery)
+        return isinstance(delivery, RoomMessage)
 
     async def _served_delivery(self, event: RoomEvent) -> Delivery | None:
         content = event.content
@@ -427,7 +434,7 @@ class FromMatrix:
         await self._database.write(unit)
 
     async def on_ephemeral(self, change: Ephemeral) -> None:
-        log.debug("not carried into a chat", kind=type(change).__name__)
+        self._ephemeral.on_matrix(change)
 
     # --- look-ups ----------------------------------------------------------------------------
 

@@ -42,6 +42,17 @@ def inbox_transaction(epoch: str, inbox_id: int, part: int) -> str:
     return f"{epoch}.in.{inbox_id}.{part}"
 
 
+def find_inbox_part(epoch: str, transaction_id: str | None) -> tuple[int, int] | None:
+    """The inbox row and the part behind a transaction ID of ours."""
+    head = f"{epoch}.in."
+    if transaction_id is None or not transaction_id.startswith(head):
+        return None
+    number, _, part = transaction_id.removeprefix(head).partition(".")
+    if not (number.isdecimal() and part.isdecimal()):
+        return None
+    return int(number), int(part)
+
+
 class InChat:
     def __init__(
         self,

@@ -14,8 +14,8 @@ from bridge.errors import NotFound
 from bridge.ids import UserId, localpart_of
 from bridge.portals.chats import PARTED, Chats, ToChatDelivery
 from bridge.portals.directory import chat_lane
-from bridge.portals.from_chat import find_inbox_part
 from bridge.portals.ghosts import Ghosts
+from bridge.portals.in_chat import find_inbox_part
 from bridge.portals.notices import Notices
 from bridge.portals.occupants import Occupants
 from bridge.ports.chat import (

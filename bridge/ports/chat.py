@@ -15,6 +15,7 @@ from typing import Protocol
 from bridge.content.model import Message
 from bridge.errors import Refused
 from bridge.ids import EventId, RoomAlias, RoomId, TraceId, UserId
+from bridge.ports.ephemeral import ChatEphemeral, Passing
 from bridge.ports.matrix import Member, Power, RoomInfo
 
 # --- what comes from the chat side ----------------------------------------------------------
@@ -45,6 +46,8 @@ class ChatMessage:
     wants_receipt: bool
     message: Message
     trace: TraceId
+    wants_marker: bool = False
+    """The author asks to be told when it has been read."""
     to_chat: str | None = None
     sender_name: str | None = None
     """The author's nickname in the foreign chat."""
@@ -219,6 +222,10 @@ class ChatListener(Protocol):
 
     async def accept_change(self, change: ChatChange) -> None:
         """Commits what happened in a foreign chat to the inbox, behind what was said before."""
+        ...
+
+    async def on_ephemeral(self, change: ChatEphemeral) -> None:
+        """Only remembers it, within a bound. Never raises, never waits for the Matrix side."""
         ...
 
     async def is_visited(self, chat: str) -> bool:
@@ -575,6 +582,11 @@ class ChatAdapter(Protocol):
     async def await_confirmation(self, chat: str, code: str, *, timeout_s: float) -> str | None:
         """Waits in the chat until an owner or admin of it writes `code` and nothing else; their
         nickname. None: nobody did in time."""
+        ...
+
+    async def show(self, passing: Passing) -> None:
+        """Shows it to whoever may see it and is there now. Never raises for what cannot be shown;
+        nothing is tried again."""
         ...
 
     async def run(self) -> None: ...

@@ -92,6 +92,22 @@ def of_stanza(
     return [_message(row) for row in rows]
 
 
+def of_archived(
+    tx: Transaction, *, adapter: str, chat: str, stanza_id: str
+) -> Sequence[MappedMessage]:
+    """What a message of a foreign chat is, by the chat's own ID of it."""
+    rows = tx.execute(
+        select(messages)
+        .where(
+            messages.c.adapter == adapter,
+            messages.c.chat == chat,
+            messages.c.stanza_id == bounded(stanza_id),
+        )
+        .order_by(messages.c.message_id)
+    ).all()
+    return [_message(row) for row in rows]
+
+
 def is_accepted(tx: Transaction, event_id: EventId) -> bool:
     """Has any peer taken this event already?"""
     return bool(

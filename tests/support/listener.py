@@ -22,6 +22,7 @@ from bridge.ports.chat import (
     RoomView,
 )
 from bridge.ports.command import Answer, Caller, CommandInfo, Outcome
+from bridge.ports.ephemeral import ChatEphemeral
 from bridge.ports.matrix import Member, RoomInfo
 
 NOW_MS = 1_750_000_000_000
@@ -189,6 +190,7 @@ class ScriptedListener:
         self.entered: list[tuple[str, str]] = []
         self.failures: dict[str, IsthmusError] = {}
         self.changes: list[ChatChange] = []
+        self.passing: list[ChatEphemeral] = []
         self.visited: set[str] = set()
         self.replaced: dict[RoomId, RoomAlias | RoomId] = {}
         """Rooms that everybody has left behind, and where they go on."""
@@ -221,6 +223,9 @@ class ScriptedListener:
     async def accept_change(self, change: ChatChange) -> None:
         self._fail("accept_change")
         self.changes.append(change)
+
+    async def on_ephemeral(self, change: ChatEphemeral) -> None:
+        self.passing.append(change)
 
     async def is_visited(self, chat: str) -> bool:
         return chat in self.visited

@@ -89,7 +89,7 @@ class World:
         )
         gateway.lookups.attach(self.from_matrix)
         self.chat = LoopbackAdapter(listener=self.from_chat)
-        portals.access.attach(self.chat)
+        portals.attach(self.chat)
         self.inbox = self._queue(
             INBOX,
             deliver=self.from_chat.deliver,

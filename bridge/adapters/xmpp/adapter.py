@@ -39,6 +39,7 @@ from bridge.adapters.xmpp.namespaces import MUC
 from bridge.adapters.xmpp.occupant.sessions import Occupants
 from bridge.adapters.xmpp.roomservice.occupants import People
 from bridge.adapters.xmpp.roomservice.rooms import RoomService
+from bridge.adapters.xmpp.states import States
 from bridge.adapters.xmpp.stream import Received
 from bridge.clock import Clock
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
@@ -63,6 +64,7 @@ from bridge.ports.chat import (
     RoomSubject,
 )
 from bridge.ports.command import Caller, CommandTable
+from bridge.ports.ephemeral import Passing, ShowPresence, ShowRead, ShowTyping
 from bridge.storage.database import Database
 from bridge.telemetry.log import get_logger
 
@@ -183,6 +185,12 @@ class XmppAdapter:
             beside=settings.limits.beside,
         )
         people = People(self._book)
+        self._states = States(
+            wire=self._connection,
+            database=database,
+            listener=listener,
+            jid_of=self._book.jid_of,
+        )
         self._rooms = RoomService(
             wire=self._connection,
             database=database,
@@ -194,6 +202,7 @@ class XmppAdapter:
             random=random,
             limits=settings.limits,
             spawn=self._lanes.spawn,
+            on_gone=self._states.on_gone,
         )
         self._direct = Direct(
             adapter=NAME,
@@ -204,6 +213,7 @@ class XmppAdapter:
             bot=self._book.bot_jid,
             clock=clock,
             new_trace=self._new_trace,
+            states=self._states,
         )
         self._disco = Disco(
             listener=listener,
@@ -302,6 +312,22 @@ class XmppAdapter:
             raise Refused(exc.reason, rule="address") from exc
         return None
 
+    async def show(self, passing: Passing) -> None:
+        if not self._is_loaded:
+            return
+        try:
+            match passing:
+                case ShowPresence():
+                    await self._states.show_presence(passing)
+                case ShowTyping(to=str(to)):
+                    await self._states.show_typing(passing, Jid.parse(to))
+                case ShowRead(to=str(to)):
+                    await self._states.show_read(passing, Jid.parse(to))
+                case _:
+                    await self._rooms.show(passing)
+        except IsthmusError as exc:
+            log.debug("not shown", kind=type(passing).__name__, reason=exc.reason)
+
     # --- foreign chats --------------------------------------------------------------------------
 
     async def describe(self, chat: str) -> ChatInfo:
@@ -383,6 +409,9 @@ class XmppAdapter:
         match where:
             case Room():
                 await self._rooms.on_presence(stanza, where)
+                is_there = self._rooms.room_of(stanza.sender, stanza.to.bare) is not None
+                if is_there or stanza.type == "unavailable" or stanza.has(MUC, "x"):
+                    await self._states.on_presence(stanza)
             case Person(user_id=user_id):
                 await self._direct.on_presence(stanza, user_id)
             case Bot():
@@ -423,6 +452,7 @@ class XmppAdapter:
 
     async def _accept(self, stanza: Stanza, room_id: RoomId) -> None:
         """What an occupant says to the room: a message, or a new subject."""
+        await self._states.on_message(stanza, to_room=room_id)
         subject = inbound.to_subject(stanza)
         if subject is None:
             await self._direct.accept(stanza, to_room=room_id)

@@ -36,6 +36,8 @@ class XmppLimits(BaseModel):
     history_messages: Annotated[int, Field(ge=0)] = 20
     """How much of the past somebody sees who enters and does not say how much."""
     history_messages_max: Annotated[int, Field(ge=0)] = 100
+    states_sessions: Annotated[int, Field(ge=0)] = 20
+    """Clients in one of our rooms up to which they are shown who types and who has read."""
     join_timeout_s: PositiveSeconds = 20
     """A join that takes longer is answered, goes on, and ends in an invitation."""
     join_deadline_s: PositiveSeconds = 600

@@ -19,6 +19,7 @@ from bridge.adapters.xmpp import inbound, outbound
 from bridge.adapters.xmpp.connection import Wire
 from bridge.adapters.xmpp.inbound import Stanza
 from bridge.adapters.xmpp.jid import Jid
+from bridge.adapters.xmpp.states import States
 from bridge.clock import Clock
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import RoomId, TraceId, UserId
@@ -78,7 +79,9 @@ class Direct:
         bot: Jid,
         clock: Clock,
         new_trace: Callable[[], TraceId],
+        states: States,
     ) -> None:
+        self._states = states
         self._adapter = adapter
         self._wire = wire
         self._database = database
@@ -98,6 +101,7 @@ class Direct:
         elif stanza.type == "groupchat":
             await self._refuse(stanza, "service-unavailable", "This is not a room.")
         else:
+            await self._states.on_message(stanza, to_user=user_id)
             await self.accept(stanza, to_user=user_id)
 
     async def accept(
@@ -127,6 +131,7 @@ class Direct:
             wants_receipt=to_user is not None and inbound.wants_receipt(stanza),
             message=message,
             trace=trace,
+            wants_marker=inbound.wants_marker(stanza),
         )
         try:
             await self._listener.accept(chat_message)
@@ -223,7 +228,10 @@ class Direct:
         match stanza.type:
             case "subscribe":
                 before = await self._change(person, user_id, _WITH_TO)
-                answers = [_presence(ghost, person, "subscribed"), _presence(ghost, person)]
+                answers = [
+                    _presence(ghost, person, "subscribed"),
+                    self._states.presence(user_id, person, sender=ghost),
+                ]
                 if before in ("none", "to"):
                     answers.append(_presence(ghost, person, "subscribe"))
                 await self._wire.send(answers)
@@ -243,8 +251,13 @@ class Direct:
                 state = await self._database.read(
                     lambda tx: subscriptions.find(tx, str(person), user_id)
                 )
-                type = "" if state in ("to", "both") else "unavailable"
-                await self._wire.send([_presence(ghost, stanza.sender, type)])
+                if state in ("to", "both"):
+                    answer = self._states.presence(user_id, stanza.sender, sender=ghost)
+                else:
+                    answer = _presence(ghost, stanza.sender, "unavailable")
+                await self._wire.send([answer])
+            case "" | "unavailable" if ghost.local and ghost != self._bot:
+                await self._states.on_presence(stanza)
 
     async def meets(self, person: Jid, user_id: UserId) -> bool:
         """True the first time."""

@@ -19,6 +19,8 @@ from bridge.adapters.xmpp.commands import AdHoc
 from bridge.adapters.xmpp.inbound import Stanza, payload_of
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.namespaces import (
+    CHAT_MARKERS,
+    CHAT_STATES,
     COMMANDS,
     DATA_FORMS,
     DISCO_INFO,
@@ -143,7 +145,7 @@ class Disco:
                 return _info(
                     request,
                     [("account", "registered", "")],
-                    [DISCO_INFO, PING, RECEIPTS, VCARD],
+                    [CHAT_MARKERS, CHAT_STATES, DISCO_INFO, PING, RECEIPTS, VCARD],
                 )
             case Room():
                 return await self._room_info(request, where)

@@ -14,8 +14,11 @@ from xml.etree import ElementTree as ET
 
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.namespaces import (
+    CHAT_MARKERS,
+    CHAT_STATES,
     COMPONENT,
     CORRECT,
+    DELAY,
     DIRECT_INVITE,
     FASTEN,
     FILE_SHARING,
@@ -38,8 +41,10 @@ from bridge.adapters.xmpp.namespaces import (
 from bridge.adapters.xmpp.styling import MAX_MARKUP, Markup, from_body
 from bridge.content.model import Message
 from bridge.errors import BadInput
+from bridge.ports.ephemeral import Availability
 
 _CORRECTED = "* "
+_SHOWS: dict[str, Availability] = {"away": "away", "dnd": "dnd", "xa": "xa"}
 _ENCRYPTED = (
     *(f"{{{omemo}}}encrypted/{{{omemo}}}payload" for omemo in OMEMO),
     f"{{{OPENPGP}}}openpgp",
@@ -196,6 +201,45 @@ def wants_receipt(stanza: Stanza) -> bool:
     """Spec: XEP-0184, 5.3: never for groupchat, never for an error, only with an id."""
     is_person = stanza.type in ("", "normal", "chat", "headline")
     return is_person and bool(stanza.id) and stanza.has(RECEIPTS, "request")
+
+
+def wants_marker(stanza: Stanza) -> bool:
+    """Spec: XEP-0333."""
+    return bool(stanza.id) and stanza.has(CHAT_MARKERS, "markable")
+
+
+def chat_state(stanza: Stanza) -> str | None:
+    """`composing` or another state of now; None: it says none. Spec: XEP-0085."""
+    if stanza.type in ("error", "headline") or stanza.has(DELAY, "delay"):
+        return None
+    head = f"{{{CHAT_STATES}}}"
+    return next((c.tag.removeprefix(head) for c in stanza.xml if c.tag.startswith(head)), None)
+
+
+def displayed(stanza: Stanza) -> str | None:
+    """The id of the newest message that was read. Spec: XEP-0333."""
+    found = stanza.find(CHAT_MARKERS, "displayed")
+    return None if found is None or stanza.type == "error" else found.get("id") or None
+
+
+def availability(stanza: Stanza) -> Availability:
+    """Of a presence without a type. Spec: RFC 6121, 4.7.2.1."""
+    show = (stanza.xml.findtext(f"{{{COMPONENT}}}show") or "").strip()
+    return _SHOWS.get(show, "available")
+
+
+def priority(stanza: Stanza) -> int:
+    """Spec: RFC 6121, 4.7.2.3."""
+    text = (stanza.xml.findtext(f"{{{COMPONENT}}}priority") or "").strip()
+    value = _number(text.removeprefix("-"))
+    if value is None or value > 128:
+        return 0
+    return -value if text.startswith("-") else value
+
+
+def status_text(stanza: Stanza) -> str | None:
+    found = stanza.xml.findtext(f"{{{COMPONENT}}}status")
+    return (found or "").strip() or None
 
 
 def error_of(stanza: Stanza) -> tuple[str, str | None]:

@@ -18,9 +18,13 @@ from xml.etree import ElementTree as ET
 from bridge.adapters.xmpp.inbound import Stanza
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.namespaces import (
+    CHAT_MARKERS,
+    CHAT_STATES,
     COMPONENT,
     DELAY,
     DIRECT_INVITE,
+    HINTS,
+    IDLE,
     MUC_USER,
     NICK,
     OCCUPANT_ID,
@@ -36,6 +40,7 @@ from bridge.adapters.xmpp.styling import Body, to_body
 from bridge.adapters.xmpp.xmltext import xml_text
 from bridge.content.model import Message
 from bridge.ids import RoomId, UserId
+from bridge.ports.ephemeral import ShowPresence
 
 ErrorType = Literal["auth", "cancel", "continue", "modify", "wait"]
 
@@ -166,6 +171,8 @@ def direct_message(
     add_body(xml, to_body(message))
     add(xml, STANZA_ID, "origin-id").set("id", id)
     add(xml, RECEIPTS, "request")
+    add(xml, CHAT_MARKERS, "markable")
+    add(xml, CHAT_STATES, "active")
     if delayed_ms is not None:
         add_delay(xml, sender.domain, delayed_ms)
     return xml
@@ -186,12 +193,48 @@ def receipt(*, sender: Jid, to: Jid, received: str, id: str) -> ET.Element:
     return xml
 
 
+def chat_state(*, sender: Jid, to: Jid, type: str, typing: bool) -> ET.Element:
+    """Spec: XEP-0085; not kept for whoever is away (XEP-0334)."""
+    xml = stanza("message", sender=sender, to=to, type=type)
+    add(xml, CHAT_STATES, "composing" if typing else "paused")
+    add(xml, HINTS, "no-store")
+    return xml
+
+
+def displayed(*, sender: Jid, to: Jid, type: str, id: str) -> ET.Element:
+    """Spec: XEP-0333; kept for the person's other clients (XEP-0334)."""
+    xml = stanza("message", sender=sender, to=to, type=type)
+    add(xml, CHAT_MARKERS, "displayed").set("id", xml_text(id))
+    add(xml, HINTS, "store")
+    return xml
+
+
 def add_delay(xml: ET.Element, sender: str, at_ms: int) -> None:
     """Spec: XEP-0203; XEP-0082."""
-    at = datetime.fromtimestamp(at_ms / 1000, UTC)
     delay = add(xml, DELAY, "delay")
     delay.set("from", sender)
-    delay.set("stamp", at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at_ms % 1000:03d}Z")
+    delay.set("stamp", _stamp(at_ms))
+
+
+def _stamp(at_ms: int) -> str:
+    """Spec: XEP-0082."""
+    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at_ms % 1000:03d}Z"
+
+
+def person_presence(*, sender: Jid, to: Jid, shown: ShowPresence | None) -> ET.Element:
+    """None: nothing is known, so they are available. Spec: RFC 6121, 4.7; XEP-0319."""
+    is_gone = shown is not None and shown.availability == "unavailable"
+    xml = stanza("presence", sender=sender, to=to, type="unavailable" if is_gone else "")
+    if shown is None:
+        return xml
+    if shown.availability in ("away", "xa", "dnd"):
+        add(xml, COMPONENT, "show", shown.availability)
+    if shown.status_text is not None:
+        add(xml, COMPONENT, "status", xml_text(shown.status_text))
+    if shown.idle_since_ms is not None and not is_gone:
+        add(xml, IDLE, "idle").set("since", _stamp(shown.idle_since_ms))
+    return xml
 
 
 # --- rooms ------------------------------------------------------------------------------------
@@ -232,6 +275,7 @@ def groupchat(
     if origin_id is not None:
         add(xml, STANZA_ID, "origin-id").set("id", xml_text(origin_id))
     add_ids(xml, room=sender.bare, stanza_id=stanza_id, occupant=occupant)
+    add(xml, CHAT_MARKERS, "markable")
     if delayed_ms is not None:
         add_delay(xml, str(sender.bare), delayed_ms)
     return xml

@@ -7,6 +7,7 @@ import pytest
 from bridge.adapters.xmpp.addresses import AddressBook
 from bridge.adapters.xmpp.direct import Direct
 from bridge.adapters.xmpp.jid import Jid
+from bridge.adapters.xmpp.states import States
 from bridge.content.model import Message
 from bridge.errors import Unavailable
 from bridge.ids import EventId, ServerName, TraceId, UserId
@@ -26,6 +27,9 @@ class World:
         self.clock = clock
         self.wire = RecordingWire()
         self.listener = ScriptedListener()
+        self.states = States(
+            wire=self.wire, database=database, listener=self.listener, jid_of=book.jid_of
+        )
         self.direct = Direct(
             adapter="xmpp",
             wire=self.wire,
@@ -35,6 +39,7 @@ class World:
             bot=book.bot_jid,
             clock=clock,
             new_trace=lambda: TraceId("trace"),
+            states=self.states,
         )
 
     async def presence(self, type: str) -> list[str]:

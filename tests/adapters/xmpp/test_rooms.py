@@ -20,10 +20,11 @@ from bridge.adapters.xmpp.roomservice.occupants import (
     ServedRoom,
     Session,
 )
-from bridge.adapters.xmpp.roomservice.places import Places
+from bridge.adapters.xmpp.roomservice.places import OnGone, Places, tell_nobody
 from bridge.adapters.xmpp.roomservice.rooms import RoomDelivery, RoomService
 from bridge.errors import Refused, Unavailable
 from bridge.ids import RoomAlias, RoomId, ServerName, UserId
+from bridge.ports.ephemeral import ShowRead, ShowTyping
 from bridge.storage import nicknames, sessions
 from bridge.storage.database import Database
 from tests.support.clock import FakeClock, settle
@@ -46,6 +47,7 @@ class World:
     clock: FakeClock
     wire: RecordingWire = field(default_factory=RecordingWire)
     jobs: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    on_gone: OnGone = tell_nobody
 
     def __post_init__(self) -> None:
         self.listener = ScriptedListener({"romeo@a.test": ROMEO, "juliet@a.test": JULIET})
@@ -67,6 +69,7 @@ class World:
             random=random.Random(1),
             limits=XmppLimits(joins=2, session_ping_timeout_s=0.05),
             spawn=self.spawn,
+            on_gone=self.on_gone,
         )
 
     def spawn(self, job: Callable[[], Awaitable[None]]) -> bool:
@@ -588,3 +591,46 @@ async def test_an_invitation_through_the_room_is_answered(world: World) -> None:
     )
     await world.rooms.on_message(stanza, lambda stanza, room_id: asyncio.sleep(0))
     assert brief(world.wire.take()[0]).endswith("feature-not-implemented")
+
+
+async def test_typing_and_reading_are_shown_to_the_others_in_a_small_room(world: World) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    await world.enter("juliet@a.test/x", "Juliet")
+    await world.rooms.show(ShowTyping(sender=ALICE, typing=True, room_id=ROOM_ID))
+    states = world.wire.take()
+    assert [(xml.get("from"), xml.get("to")) for xml in states] == [
+        (f"{ROOM}/Alice", "romeo@a.test/x"),
+        (f"{ROOM}/Alice", "juliet@a.test/x"),
+    ]
+    assert {xml[0].tag.rpartition("}")[2] for xml in states} == {"composing"}
+    await world.rooms.show(ShowRead(sender=ROMEO, message_id="$1", room_id=ROOM_ID))
+    (marker,) = world.wire.take()
+    assert (marker.get("from"), marker.get("to")) == (f"{ROOM}/Romeo", "juliet@a.test/x")
+    assert marker[0].get("id") == "$1"
+
+
+async def test_states_of_strangers_and_in_great_rooms_are_not_shown(world: World) -> None:
+    await world.enter("romeo@a.test/x", "Romeo")
+    stranger = UserId("@stranger:m.example")
+    await world.rooms.show(ShowTyping(sender=stranger, typing=True, room_id=ROOM_ID))
+    for number in range(XmppLimits().states_sessions):
+        await world.enter(f"romeo@a.test/more{number}", "Romeo")
+    await world.rooms.show(ShowTyping(sender=ALICE, typing=True, room_id=ROOM_ID))
+    assert world.wire.take() == []
+
+
+async def test_a_client_that_is_not_in_any_more_is_told_of(world: World) -> None:
+    gone: list[tuple[str, str]] = []
+
+    async def on_gone(client: Jid, entered_by: Jid) -> None:
+        gone.append((str(client), str(entered_by)))
+
+    world.on_gone = on_gone
+    world.rooms = world.service()
+    await world.enter("romeo@a.test/x", "Romeo")
+    assert gone == []
+    await world.presence("romeo@a.test/x", "Romeo", "", type="unavailable")
+    assert gone == [("romeo@a.test/x", ROOM)]
+    world.listener.failures["enter"] = Refused("no", errcode="M_FORBIDDEN")
+    await world.enter("juliet@a.test/x", "Juliet")
+    assert set(gone[1:]) == {("juliet@a.test/x", ROOM)}

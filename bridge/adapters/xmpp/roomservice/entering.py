@@ -31,7 +31,7 @@ from bridge.adapters.xmpp.roomservice.occupants import (
     asked_nickname,
     choose_nickname,
 )
-from bridge.adapters.xmpp.roomservice.places import Places
+from bridge.adapters.xmpp.roomservice.places import OnGone, Places
 from bridge.adapters.xmpp.roomservice.telling import Telling
 from bridge.clock import Clock
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
@@ -69,9 +69,11 @@ class Entering:
         limits: XmppLimits,
         spawn: Spawn,
         end_unrelated: Callable[[Jid, RoomId], Awaitable[None]],
+        on_gone: OnGone,
     ) -> None:
         """`end_unrelated`: this address leads to this room now, and to no other one."""
         self._end_unrelated = end_unrelated
+        self._on_gone = on_gone
         self._domain = domain
         self._wire = wire
         self._telling = telling
@@ -153,6 +155,8 @@ class Entering:
             room = self._places.at(*place)
             if room is not None and not session.is_in:
                 self._places.unregister(room, session)
+            if not session.is_in and self._places.at(*place) is None:
+                await self._on_gone(*place)
         again = self._again.pop(place, None)
         if again is not None:
             await self.on_join(*again)

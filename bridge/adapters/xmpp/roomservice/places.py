@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.roomservice.occupants import ServedRoom, Session, stored
@@ -10,13 +10,22 @@ from bridge.ids import RoomId
 from bridge.storage import sessions
 from bridge.storage.database import Database, Transaction
 
+OnGone = Callable[[Jid, Jid], Awaitable[None]]
+"""A client, and the address of a room."""
+
+
+async def tell_nobody(client: Jid, entered_by: Jid) -> None:
+    """For who does not want to know."""
+
+
 _SWEEP_AT = 1000
 """Rooms in memory before those without sessions are looked for."""
 
 
 class Places:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, on_gone: OnGone = tell_nobody) -> None:
         self._database = database
+        self._on_gone = on_gone
         self._rooms: dict[RoomId, ServedRoom] = {}
         self._places: dict[tuple[Jid, Jid], ServedRoom] = {}
         self._sweep_at = _SWEEP_AT
@@ -95,6 +104,8 @@ class Places:
         self.unregister(room, session)
         room_id, address = room.room_id, str(session.address)
         await self._database.write(lambda tx: sessions.remove(tx, room_id=room_id, address=address))
+        if self.at(session.address, session.entered_by) is None:
+            await self._on_gone(session.address, session.entered_by)
 
     async def store(self, room: ServedRoom, session: Session, now_ms: int) -> None:
         row = stored(room.room_id, session, now_ms)

@@ -34,7 +34,7 @@ from bridge.adapters.xmpp.roomservice.occupants import (
     Session,
     asked_nickname,
 )
-from bridge.adapters.xmpp.roomservice.places import Places
+from bridge.adapters.xmpp.roomservice.places import OnGone, Places, tell_nobody
 from bridge.adapters.xmpp.roomservice.telling import Telling
 from bridge.clock import Clock
 from bridge.errors import NotFound
@@ -50,6 +50,7 @@ from bridge.ports.chat import (
     RoomPower,
     RoomSubject,
 )
+from bridge.ports.ephemeral import ShowRead, ShowTyping
 from bridge.storage.database import Database
 from bridge.telemetry.log import get_logger
 
@@ -76,7 +77,10 @@ class RoomService:
         random: random_module.Random,
         limits: XmppLimits,
         spawn: Spawn,
+        on_gone: OnGone = tell_nobody,
     ) -> None:
+        """`on_gone`: a client is not in the room of this address any more, or never came in."""
+        self._limits = limits
         self._wire = wire
         self._listener = listener
         self._people = people
@@ -84,7 +88,7 @@ class RoomService:
         self._names = Names(database)
         self._showing = Showing(wire=wire, names=self._names, people=people)
         self._telling = Telling(wire)
-        self._places = Places(database)
+        self._places = Places(database, on_gone=on_gone)
         self._moving = Moving(
             listener=listener,
             places=self._places,
@@ -109,6 +113,7 @@ class RoomService:
             limits=limits,
             spawn=spawn,
             end_unrelated=self._end_unrelated,
+            on_gone=on_gone,
         )
         self._unproven: dict[RoomId, tuple[str, Change]] = {}
         """Changes that have been shown, until their fence is back: one in a room at a time."""
@@ -271,6 +276,28 @@ class RoomService:
         else:
             await accept(stanza, found[0].room_id)
 
+    # --- what passes ----------------------------------------------------------------------------
+
+    async def show(self, passing: ShowTyping | ShowRead) -> None:
+        """To all but their own clients, in rooms that are small enough, from the occupant whom it
+        is about. Deviates: XEP-0085, 5.6 keeps a service from making up states; these are theirs.
+        """
+        room = None if passing.room_id is None else self._places.find_room(passing.room_id)
+        if room is None or not 0 < len(room.sessions) <= self._limits.states_sessions:
+            return
+        async with room.lock:
+            await self._names.load(room)
+            nickname = room.nicknames.get(passing.sender)
+            if nickname is None:
+                return
+            person = self._people.person_of(passing.sender)
+            stanzas = [
+                _state(passing, session.entered_by.with_resource(nickname), session.address)
+                for session in room.present()
+                if person is None or not session.is_of(person)
+            ]
+        await self._telling.send(stanzas)
+
     # --- deliveries -----------------------------------------------------------------------------
 
     async def deliver(self, delivery: RoomDelivery, *, key: str, own_id: str) -> None:
@@ -352,3 +379,9 @@ class RoomService:
             reason=delivery.reason,
         )
         await self._wire.fenced(key, lambda: self._wire.send([xml]))
+
+
+def _state(passing: ShowTyping | ShowRead, sender: Jid, to: Jid) -> ET.Element:
+    if isinstance(passing, ShowTyping):
+        return outbound.chat_state(sender=sender, to=to, type="groupchat", typing=passing.typing)
+    return outbound.displayed(sender=sender, to=to, type="groupchat", id=passing.message_id)
