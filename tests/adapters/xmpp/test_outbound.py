@@ -24,13 +24,15 @@ def text_of(message: Message) -> str:
     return serialise(outbound.direct_message(sender=ALICE, to=ROMEO, id="i", message=message))
 
 
-def test_a_direct_message_asks_for_a_receipt_and_carries_its_origin_id() -> None:
+def test_a_direct_message_asks_for_receipt_and_marker_and_carries_its_origin_id() -> None:
     assert text_of(Message(text="a<b>")) == (
         '<message from="alice%m.example@gw.test" to="romeo@a.test/x" type="chat" id="i">'
         "<body>a&lt;b&gt;</body>"
         '<unstyled xmlns="urn:xmpp:styling:0" />'
         '<origin-id xmlns="urn:xmpp:sid:0" id="i" />'
-        '<request xmlns="urn:xmpp:receipts" /></message>'
+        '<request xmlns="urn:xmpp:receipts" />'
+        '<markable xmlns="urn:xmpp:chat-markers:0" />'
+        '<active xmlns="http://jabber.org/protocol/chatstates" /></message>'
     )
 
 
