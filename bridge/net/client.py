@@ -15,7 +15,8 @@ import io
 import ipaddress
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from yarl import URL
 from bridge.errors import BadInput, IsthmusError, Misconfigured, Refused, Unavailable
 from bridge.net.addresses import AddressPolicy
 from bridge.net.dns import Resolver
+from bridge.net.jsonparts import JsonParts
 
 DEFAULT_MAX_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 16
@@ -61,6 +63,8 @@ class HttpRequest:
     max_redirects: int = 0
     max_bytes: int = DEFAULT_MAX_BYTES
     timeout_s: float = 30.0
+    long_lists: Collection[str] = ()
+    """Keys of the JSON object of a 200 that may hold long lists: it is parsed as it arrives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +74,13 @@ class HttpResponse:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    parsed: Any = None
+    """Instead of a body, where the request named `long_lists`."""
 
     def json(self) -> Any:
         """The parsed body, whatever its content type. Raises `BadInput`."""
+        if self.parsed is not None:
+            return self.parsed
         try:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError as exc:
@@ -219,8 +227,11 @@ class HttpClient:
                 server_hostname=request.certificate_name,
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout_s),
             ) as answer:
-                body = await _read(answer, request.max_bytes)
                 headers = {name.lower(): value for name, value in answer.headers.items()}
+                if answer.status == 200 and request.long_lists:
+                    parsed = await _parse(answer, request)
+                    return HttpResponse(status=200, headers=headers, body=b"", parsed=parsed)
+                body = await _read(answer, request.max_bytes)
                 return HttpResponse(status=answer.status, headers=headers, body=body)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
             failure = _connect_failure(exc, url)
@@ -295,18 +306,30 @@ def _connect_failure(exc: BaseException, url: URL) -> IsthmusError:
     return Unavailable(f"cannot connect to {url.host}:{url.port}: {exc}")
 
 
+async def _parse(answer: aiohttp.ClientResponse, request: HttpRequest) -> Any:
+    """The JSON of the body, in parts. Other tasks get their turn between them."""
+    parts = JsonParts(request.long_lists)
+    async with aclosing(_pieces(answer, request.max_bytes)) as pieces:
+        async for part in pieces:
+            parts.feed(part)
+            await asyncio.sleep(0)
+    return parts.finish()
+
+
 async def _read(answer: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    return b"".join([part async for part in _pieces(answer, max_bytes)])
+
+
+async def _pieces(answer: aiohttp.ClientResponse, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """The body, decompressed, up to the bound. Leaving early closes the connection."""
     length = answer.content_length
     if length is not None and length > max_bytes:
         answer.close()
         raise BadInput(f"an answer of {length} bytes, over {max_bytes}", errcode="M_TOO_LARGE")
-    parts: list[bytes] = []
     size = 0
     async for part in answer.content.iter_chunked(_CHUNK_BYTES):
         size += len(part)
         if size > max_bytes:
             answer.close()
             raise BadInput(f"an answer over {max_bytes} bytes", errcode="M_TOO_LARGE")
-        parts.append(part)
-    return b"".join(parts)
+        yield part

@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeAlias
 
 from bridge.clock import Clock
 from bridge.engine.pdu import Pdu
 from bridge.engine.receipt import Decision, Verdict, judge
 from bridge.engine.state import CREATE, MEMBER, StateMap
+from bridge.engine.versions import RoomVersion
 from bridge.errors import Refused, Unavailable
 from bridge.ids import EventId, RoomId, TraceId, UserId
 from bridge.rooms.append import Appender, Plan, event_row
@@ -29,8 +31,13 @@ from bridge.telemetry.log import get_logger
 DONE_TOPIC = "inbound_done"
 """Woken when an inbound PDU has its outcome."""
 
+Judged: TypeAlias = list[tuple[KnownEvent, str | None]]
+"""Outliers, each with the rule that it broke."""
+STAGED = 250
+"""Outliers of one commit."""
 BREATH = 10
 """Events of a group judged before other tasks get a turn."""
+BREATH_OF_OUTLIERS = 100
 
 log = get_logger("rooms")
 
@@ -233,16 +240,41 @@ class Acceptor:
         if rows:
             await self._database.write(unit)
 
+    async def stage_outliers(
+        self,
+        room_id: RoomId,
+        version: RoomVersion,
+        judged: Judged,
+        *,
+        trace_id: TraceId,
+    ) -> None:
+        """Those of a room that we are about to enter: a bounded part in each commit, so that others
+        get their turn between. What an entry that fails leaves is purged with its room's row."""
+        now_ms = self._clock.now_ms()
+        for start in range(0, len(judged), STAGED):
+            rows = [
+                event_row(known, None, trace_id=trace_id, rule=rule, now_ms=now_ms)
+                for known, rule in judged[start : start + STAGED]
+            ]
+
+            def unit(tx: Transaction, rows: Sequence[event_rows.EventRow] = rows) -> None:
+                room_rows.expect(tx, room_id, version.id)
+                event_rows.insert_outliers(tx, rows)
+
+            await self._database.write(unit)
+
     async def judge_outliers(
         self, pdus: Iterable[Pdu], *, create: Pdu | None, fresh: Fresh | None = None
-    ) -> list[tuple[KnownEvent, str | None]]:
+    ) -> Judged:
         """In the order of their auth events; those that lack one of them are left out."""
         waiting = {pdu.event_id: pdu for pdu in pdus}
         parents = {parent for pdu in waiting.values() for parent in pdu.auth_events}
         stored = await self._states.events(parents | waiting.keys(), fresh)
         done: dict[EventId, KnownEvent] = dict(stored)
-        judged: list[tuple[KnownEvent, str | None]] = []
-        for pdu in in_auth_order(waiting):
+        judged: Judged = []
+        for number, pdu in enumerate(in_auth_order(waiting)):
+            if number % BREATH_OF_OUTLIERS == 0:
+                await asyncio.sleep(0)
             if pdu.event_id in stored or any(one not in done for one in pdu.auth_events):
                 continue
             auth = {one: done[one] for one in pdu.auth_events}
@@ -267,9 +299,7 @@ class Acceptor:
             judged.append((known, decision.rule or None))
         return await self._redacted([known for known, _ in judged], [rule for _, rule in judged])
 
-    async def _redacted(
-        self, known: Sequence[KnownEvent], rules: Sequence[str | None]
-    ) -> list[tuple[KnownEvent, str | None]]:
+    async def _redacted(self, known: Sequence[KnownEvent], rules: Sequence[str | None]) -> Judged:
         """Those whose redactions came before them lose their content at once."""
         targets = {one.pdu.event_id: one.pdu.sender_server for one in known if not one.is_rejected}
         by: dict[EventId, EventId] = {}

@@ -449,15 +449,14 @@ class Appender:
         new = room.extremities.keys() - (set() if base is None else base.extremities.keys())
         room_rows.change_extremities(tx, room.room_id, gone=gone, new=new)
         self._write_redactions(tx, plan)
-        if plan.replaces_members:
-            room_rows.clear_members(tx, room.room_id)
         joined = room.joined
-        if plan.members:
+        if plan.members or plan.replaces_members:
             room_rows.set_members(
                 tx,
                 room.room_id,
                 changed=[row for row in plan.members.values() if row is not None],
                 gone=[user for user, row in plan.members.items() if row is None],
+                replace=plan.replaces_members,
             )
             if any(server_of(user) == self._server_name for user in plan.members):
                 count = room_rows.count_joined(tx, room.room_id, self._server_name)

@@ -6,7 +6,8 @@ Joining a room that we are not in:
 3. Verify the answer: signatures, hashes, the auth rules over the auth chain, the state and our
    join on it.
 4. One commit: the state's events as outliers, the state before the join, what was written to an
-   invited user meanwhile (`before_join`) or, of other rooms, the recent `past`, the join.
+   invited user meanwhile (`before_join`) or, of other rooms, the recent `past`, the join. Of a big
+   room the outliers are stored before, part by part, so that other rooms are not held up.
 A crash between 2 and 4 is healed by joining again. Knocking, and leaving (refusing an invite,
 taking back a knock), are the same with less; an invite of a remote user is signed by that user's
 server before it is appended.
@@ -31,7 +32,7 @@ from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
 from bridge.policy.house import House
 from bridge.policy.rules import Scope
-from bridge.rooms.accept import Acceptor, has_create, state_from
+from bridge.rooms.accept import STAGED, Acceptor, Judged, has_create, state_from
 from bridge.rooms.append import Appender, Plan, Repeated, RoomLocks, forget_invites
 from bridge.rooms.before_join import BeforeJoin, Take
 from bridge.rooms.bounds import GraphBounds, note_reached
@@ -283,12 +284,18 @@ class Handshake:
             past = await self._past.recent(peer, join, state, fresh)
         else:
             past = await self._before_join.find(peer, join, invite, state, fresh)
+        if len(judged) > STAGED:
+            await self._acceptor.stage_outliers(
+                join.room_id, join.version, judged, trace_id=trace_id
+            )
+            judged = []
 
         async def attempt() -> None:
             plan, before = await self._plan_entry(join, state)
             plan.fresh.update(fresh)
             plan.fresh.update({known.pdu.event_id: known for known in past.outliers})
-            plan.outliers = [(known, trace_id) for known in (*judged, *past.outliers)]
+            outliers = (*(known for known, _ in judged), *past.outliers)
+            plan.outliers = [(known, trace_id) for known in outliers]
             await self._appender.plan_members(plan, Snapshot(EMPTY), before)
             await self._plan_past(plan, past, before, trace_id, is_new=invite is not None)
             known = (await self._states.events([join.event_id])).get(join.event_id)
@@ -347,7 +354,7 @@ class Handshake:
 
     async def _verify_state(
         self, join: Pdu, answer: Json
-    ) -> tuple[list[KnownEvent], Snapshot, dict[EventId, KnownEvent]]:
+    ) -> tuple[Judged, Snapshot, dict[EventId, KnownEvent]]:
         """Step 3. Raises `Refused` or `BadInput`: do not believe this server."""
         state, chain = answer.get("state"), answer.get("auth_chain")
         if not isinstance(state, list) or not isinstance(chain, list):
@@ -387,7 +394,7 @@ class Handshake:
         )
         if decision.verdict is not Verdict.ACCEPTED:
             raise Refused(f"our join is not allowed: {decision.reason}", rule=decision.rule)
-        return [known for known, _ in judged], snapshot, dict(fresh)
+        return judged, snapshot, dict(fresh)
 
     # --- knock ------------------------------------------------------------------------------
 

@@ -87,6 +87,9 @@ class Snapshot:
         if not delta and not gone:
             return self
         new = self.state
+        if not new:  # One by one they take ten times as long.
+            new = HashTrieMap(state)
+            return Snapshot(new, parent=self, delta=delta)
         for kind, state_key, event_id in delta:
             new = new.insert((kind, state_key), cast(EventId, event_id))
         for key in gone:

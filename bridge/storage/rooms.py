@@ -83,6 +83,21 @@ def insert_room(tx: Transaction, row: RoomRow) -> None:
     )
 
 
+def expect(tx: Transaction, room_id: RoomId, version: RoomVersionId) -> None:
+    """A row for a room that we may enter soon: that of an invite, where there is none. Raises
+    `Conflict` where we were inside it, and it had another version."""
+    row = find(tx, room_id)
+    if row is None:
+        insert_room(
+            tx,
+            RoomRow(room_id=room_id, version=version, position=0, snapshot_id=None, joined=False),
+        )
+    elif row.version != version:
+        if row.snapshot_id is not None:
+            raise Conflict(f"room {room_id} had version {row.version}")
+        set_version(tx, room_id, version)
+
+
 # Statements of the hot path are made once: building one costs more than running it.
 _ADVANCE = (
     update(rooms)
@@ -151,9 +166,12 @@ def set_members(
     *,
     changed: Sequence[MemberRow],
     gone: Collection[UserId] = (),
+    replace: bool = False,
 ) -> None:
-    """Write the member events that the current state now holds."""
-    users = [row.user_id for row in changed] + list(gone)
+    """Write the member events that the current state now holds. `replace`: these are all."""
+    users = [] if replace else [*(row.user_id for row in changed), *gone]
+    if replace:
+        tx.execute(delete(memberships).where(memberships.c.room_id == room_id))
     for start in range(0, len(users), 500):
         tx.execute(
             delete(memberships).where(
@@ -175,10 +193,6 @@ def set_members(
                 for row in changed
             ],
         )
-
-
-def clear_members(tx: Transaction, room_id: RoomId) -> None:
-    tx.execute(delete(memberships).where(memberships.c.room_id == room_id))
 
 
 def members(

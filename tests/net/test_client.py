@@ -20,6 +20,9 @@ from tests.support.tls import PrivateCa
 LOOPBACK = AddressPolicy(allowed=parse_networks(["127.0.0.0/8"], setting="test"))
 
 
+LISTED = [{"content": {"number": number, "text": "[" * 100}} for number in range(5_000)]
+
+
 @dataclass
 class Site:
     """A TLS server for `m.example` and what it was asked."""
@@ -58,6 +61,7 @@ async def serving(ca: PrivateCa, *names: str, tls: bool = True) -> AsyncIterator
         "/page": lambda _: Response(body=b"<html>", content_type="text/html"),
         "/long": lambda _: Response(body=b"x" * 5000),
         "/bomb": _bomb,
+        "/listed": lambda _: Response(json={"origin": "m.example", "state": LISTED}),
         "/loop": to("/loop"),
         "/moved": to("/hello"),
         "/plain": to("http://m.example/hello"),
@@ -136,6 +140,36 @@ async def test_an_answer_is_read_whole(site: Site, client: HttpClient) -> None:
     assert answer.status == 200
     assert answer.json() == {"hello": "world"}
     assert answer.headers["content-type"] == "application/json"
+
+
+async def test_an_answer_with_long_lists_is_parsed_as_it_arrives(
+    site: Site, client: HttpClient
+) -> None:
+    request = HttpRequest(method="GET", url=site.url("/listed"), long_lists=("state",))
+    answer = await client.send(request)
+    assert answer.json() == {"origin": "m.example", "state": LISTED}
+    assert answer.body == b""
+
+
+@pytest.mark.parametrize(
+    ("path", "errcode"), [("/listed", "M_TOO_LARGE"), ("/bomb", "M_TOO_LARGE")]
+)
+async def test_long_lists_are_bounded_too(
+    site: Site, client: HttpClient, path: str, errcode: str
+) -> None:
+    request = HttpRequest(
+        method="GET", url=site.url(path), long_lists=("state",), max_bytes=100_000
+    )
+    with pytest.raises(BadInput) as caught:
+        await client.send(request)
+    assert caught.value.errcode == errcode
+
+
+async def test_a_page_instead_of_long_lists_is_no_json(site: Site, client: HttpClient) -> None:
+    request = HttpRequest(method="GET", url=site.url("/page"), long_lists=("state",))
+    with pytest.raises(BadInput) as caught:
+        await client.send(request)
+    assert caught.value.errcode == "M_NOT_JSON"
 
 
 async def test_the_path_is_sent_byte_by_byte(site: Site, client: HttpClient) -> None:

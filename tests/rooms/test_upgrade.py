@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import count
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from bridge.engine.versions import VERSIONS
 from bridge.errors import BadInput, Refused
 from bridge.ids import RoomAlias, RoomId, RoomVersionId, UserId
 from bridge.storage import aliases, version_hints
-from bridge.storage.database import Transaction
+from tests.support.crash import Crash, crash_at
 from tests.support.network import Network, Server, trace
 from tests.support.talk import VERSION_IDS, heard, make_room, room_at, say
 
@@ -250,32 +249,6 @@ async def test_a_tombstone_that_leads_nowhere_does_not_stand_in_the_way(network:
     await put(here, old, "m.room.tombstone", {"body": "closed"}, by="maker")
     new = await upgrade(here, old, "12")
     assert (await here.backend.room(old)).replacement == new
-
-
-class Crash(Exception):
-    """What no code catches."""
-
-
-def crash_at(monkeypatch: pytest.MonkeyPatch, server: Server, number: int, when: str) -> None:
-    """The write of this number is never begun, undone with the process, or the last that was."""
-    write, calls = server.database.write, count()
-
-    async def crashing(unit: Callable[[Transaction], Any]) -> Any:
-        if next(calls) != number:
-            return await write(unit)
-        if when == "before":
-            raise Crash
-        if when == "after":
-            await write(unit)
-            raise Crash
-
-        def undone(tx: Transaction) -> None:
-            unit(tx)
-            raise Crash
-
-        return await write(undone)
-
-    monkeypatch.setattr(server.database, "write", crashing)
 
 
 @pytest.mark.parametrize("version", ["11", "12", "I.1"])

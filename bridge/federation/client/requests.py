@@ -7,7 +7,7 @@ they are objects. Spec: S2S, at each function.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,11 @@ V2 = "/_matrix/federation/v2"
 MAX_TRANSACTION_PDUS = 50
 MAX_TRANSACTION_EDUS = 100
 MAX_DIRECTORY_SERVERS = 500
+
+JOIN_LISTS = ("state", "auth_chain")
+STATE_LISTS = ("pdus", "auth_chain")
+CHAIN_LISTS = ("auth_chain",)
+"""What may be long in the answers about a room: parsed as it arrives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +103,12 @@ class PeerRequests:
         query = [("omit_members", "true")] if omit_members else []
         try:
             answer = await self._put_room(
-                peer, V2 + encode_path("send_join", room_id, event_id), "send_join", pdu, query
+                peer,
+                V2 + encode_path("send_join", room_id, event_id),
+                "send_join",
+                pdu,
+                query,
+                JOIN_LISTS,
             )
         except Refused as exc:
             if exc.errcode != "M_UNRECOGNIZED":
@@ -273,7 +283,11 @@ class PeerRequests:
         """The state before the event, and its auth chain."""
         answer = _object(
             await self._get_room(
-                peer, V1 + encode_path("state", room_id), "state", [("event_id", event_id)]
+                peer,
+                V1 + encode_path("state", room_id),
+                "state",
+                [("event_id", event_id)],
+                STATE_LISTS,
             )
         )
         return _pdus(answer, "pdus"), _pdus(answer, "auth_chain")
@@ -294,7 +308,7 @@ class PeerRequests:
     ) -> list[JsonObject]:
         """The full auth chain of the event."""
         answer = await self._get_room(
-            peer, V1 + encode_path("event_auth", room_id, event_id), "event_auth", ()
+            peer, V1 + encode_path("event_auth", room_id, event_id), "event_auth", (), CHAIN_LISTS
         )
         return _pdus(_object(answer), "auth_chain")
 
@@ -448,7 +462,12 @@ class PeerRequests:
         )
 
     async def _get_room(
-        self, peer: ServerName, path: str, endpoint: str, query: Sequence[tuple[str, str]]
+        self,
+        peer: ServerName,
+        path: str,
+        endpoint: str,
+        query: Sequence[tuple[str, str]],
+        long_lists: Collection[str] = (),
     ) -> Any:
         return await self._transport.request(
             peer,
@@ -458,6 +477,7 @@ class PeerRequests:
             query=query,
             timeout_s=self._timeouts.room_s,
             max_bytes=self._limits.room_bytes,
+            long_lists=long_lists,
         )
 
     async def _put(self, peer: ServerName, path: str, endpoint: str, body: JsonObject) -> Any:
@@ -478,6 +498,7 @@ class PeerRequests:
         endpoint: str,
         body: JsonObject,
         query: Sequence[tuple[str, str]],
+        long_lists: Collection[str] = (),
     ) -> Any:
         return await self._transport.request(
             peer,
@@ -488,6 +509,7 @@ class PeerRequests:
             body=body,
             timeout_s=self._timeouts.room_s,
             max_bytes=self._limits.room_bytes,
+            long_lists=long_lists,
         )
 
 

@@ -9,7 +9,7 @@ Spec: S2S, request authentication, unsupported endpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -71,8 +71,10 @@ class Transport:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_bytes: int = DEFAULT_MAX_BYTES,
         signed: bool = True,
+        long_lists: Collection[str] = (),
     ) -> Any:
-        """The parsed JSON of a 200. `path` is encoded already; `endpoint` names it in metrics."""
+        """The parsed JSON of a 200. `path` is encoded already; `endpoint` names it in metrics;
+        `long_lists`: keys of an answer that is parsed as it arrives."""
         started = self._clock.monotonic_s()
         outcome = "cancelled"
         try:
@@ -85,6 +87,7 @@ class Transport:
                 timeout_s=timeout_s,
                 max_bytes=max_bytes,
                 signed=signed,
+                long_lists=long_lists,
             )
             value = read_answer(answer, peer)
             outcome = "ok"
@@ -114,6 +117,7 @@ class Transport:
         timeout_s: float,
         max_bytes: int,
         signed: bool,
+        long_lists: Collection[str],
     ) -> HttpResponse:
         if peer == self.own_name:
             raise Refused("a federation request to ourselves", rule="own_server")
@@ -145,8 +149,13 @@ class Transport:
                     certificate_name=location.certificate_name,
                     max_bytes=max_bytes,
                     timeout_s=timeout_s,
+                    long_lists=long_lists,
                 )
             )
+        except BadInput as exc:
+            if exc.errcode == "M_NOT_JSON":
+                raise _no_json(peer) from exc
+            raise
         except Unavailable:
             self._discovery.forget(peer)
             raise
@@ -162,8 +171,7 @@ def read_answer(answer: HttpResponse, peer: ServerName) -> Any:
         try:
             return answer.json()
         except BadInput as exc:
-            # Some proxy's page, not the server's answer: what was asked may not have happened.
-            raise Unavailable(f"{peer} answered without JSON") from exc
+            raise _no_json(peer) from exc
     error = _error_object(answer)
     reason = f"{peer}: {_text(error.get('error')) or f'status {answer.status}'}"
     errcode = _text(error.get("errcode"))
@@ -174,6 +182,11 @@ def read_answer(answer: HttpResponse, peer: ServerName) -> Any:
     if answer.status == 404 and errcode == "M_NOT_FOUND":
         raise NotFound(reason)
     raise Refused(reason, errcode=errcode or "M_UNKNOWN", rule="peer")
+
+
+def _no_json(peer: ServerName) -> Unavailable:
+    """Some proxy's page, not the server's answer: what was asked may not have happened."""
+    return Unavailable(f"{peer} answered without JSON")
 
 
 def retry_after_s(answer: HttpResponse) -> float | None:
