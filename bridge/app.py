@@ -24,6 +24,7 @@ from bridge.adapters.xmpp.connection import Status
 from bridge.adapters.xmpp.conversions import XmppConversions
 from bridge.adapters.xmpp.jid import Jid
 from bridge.backends.native.backend import NativeBackend
+from bridge.backends.native.ephemeral import EphemeralFeed
 from bridge.backends.native.feed import NativeFeed
 from bridge.backends.native.lookups import ListenerLookups
 from bridge.bot.assembly import build_bot
@@ -290,6 +291,7 @@ class Gateway:
             keyring=self._keyring,
             lookups=self._lookups,
             bounds=GraphBounds(**self._settings.rooms.bounds.model_dump()),
+            with_presence=federation.presence,
         )
         self._sender = Sender(
             database=database,
@@ -298,7 +300,11 @@ class Gateway:
             clock=clock,
             random=random,
             backoff=Backoff(first_s=1.0, most_s=float(federation.retry_max_s)),
-            sources=[StoredEdus(database=database), StoredReceipts(database=database)],
+            sources=[
+                StoredEdus(database=database),
+                StoredReceipts(database=database),
+                *self._rooms.ephemeral.sources,
+            ],
         )
         self._people = build_people(
             own_name=identity.server_name,
@@ -308,7 +314,10 @@ class Gateway:
             random=random,
             wake=self._sender.wake,
         )
-        self._takers: Mapping[str, EduTaker] = {**self._people.takers}
+        self._takers: Mapping[str, EduTaker] = {
+            **self._people.takers,
+            **self._rooms.ephemeral.takers,
+        }
         self._backend = NativeBackend(
             server_name=identity.server_name,
             bot=identity.bot,
@@ -372,6 +381,8 @@ class Gateway:
             listener=portals.from_matrix,
             clock=clock,
         )
+        self._ephemeral_feed = EphemeralFeed(listener=portals.from_matrix)
+        self._rooms.ephemeral.outlet.attach(wake=self._sender.wake, sink=self._ephemeral_feed)
         self._adapter = XmppAdapter(
             settings=self._xmpp,
             addresses=addresses,
@@ -502,6 +513,8 @@ class Gateway:
                     tasks.create_task(self._sender.run()),
                     tasks.create_task(self._people.run()),
                     tasks.create_task(self._feed.run()),
+                    tasks.create_task(self._rooms.ephemeral.run()),
+                    tasks.create_task(self._ephemeral_feed.run()),
                     tasks.create_task(self._adapter.run()),
                     tasks.create_task(self._portals.run()),
                     tasks.create_task(self._bot.control.run()),

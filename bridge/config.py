@@ -194,6 +194,8 @@ class FederationSettings(_Section):
     request_timeout_s: Positive = 60
     retry_max_s: Positive = 3600
     """Longest pause between two attempts to reach a server that is down."""
+    presence: bool = True
+    """Tell other servers who of our people is there, and take what they tell."""
     limits: LimitSettings = LimitSettings()
 
     @field_validator("allowed_networks")

@@ -17,6 +17,7 @@ from bridge.rooms.append import Appender
 from bridge.rooms.bounds import DEFAULTS, GraphBounds
 from bridge.rooms.create import RoomCreator
 from bridge.rooms.directory import Directory
+from bridge.rooms.ephemeral import Ephemerals
 from bridge.rooms.exchange import Exchange
 from bridge.rooms.gaps import GapFiller
 from bridge.rooms.handshake import Handshake
@@ -35,7 +36,7 @@ from bridge.storage.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rooms:
-    """The verbs. Long-lived are `receiver.run()` and `handshake.run()`."""
+    """The verbs. Long-lived are `receiver.run()`, `handshake.run()` and `ephemeral.run()`."""
 
     sender: Sender
     creator: RoomCreator
@@ -46,6 +47,7 @@ class Rooms:
     queries: RoomQueries
     directory: Directory
     purger: Purger
+    ephemeral: Ephemerals
 
 
 def new_trace() -> TraceId:
@@ -74,6 +76,7 @@ def build_rooms(
     bounds: GraphBounds = DEFAULTS,
     house: House | None = None,
     limits: Limits | None = None,
+    with_presence: bool = True,
     make_trace: Callable[[], TraceId] = new_trace,
     make_localpart: Callable[[], str] = new_room_localpart,
     make_event_localpart: Callable[[], str] = new_event_localpart,
@@ -195,5 +198,14 @@ def build_rooms(
             states=states,
             appender=appender,
             sender=sender,
+        ),
+        ephemeral=Ephemerals(
+            server_name=server_name,
+            database=database,
+            states=states,
+            queries=queries,
+            house=house,
+            clock=clock,
+            with_presence=with_presence,
         ),
     )

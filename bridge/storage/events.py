@@ -255,6 +255,22 @@ def streamed(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, S
     return found
 
 
+def positions(tx: Transaction, event_ids: Collection[EventId]) -> dict[EventId, int]:
+    """Places in the arrival order of those that have one."""
+    query = select(stream_events.c.event_id, stream_events.c.position).where(
+        stream_events.c.event_id.in_(sorted(event_ids))
+    )
+    return {EventId(row.event_id): row.position for row in tx.execute(query)}
+
+
+def of_members(tx: Transaction, event_ids: Collection[EventId]) -> list[EventId]:
+    """Those of them that are memberships."""
+    query = select(events.c.event_id).where(
+        events.c.event_id.in_(sorted(event_ids)), events.c.type == "m.room.member"
+    )
+    return [EventId(one) for one in tx.execute(query).scalars()]
+
+
 def is_streamed(tx: Transaction, event_id: EventId) -> bool:
     query = select(stream_events.c.position).where(stream_events.c.event_id == event_id)
     return tx.execute(query).first() is not None

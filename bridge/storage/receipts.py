@@ -1,14 +1,14 @@
 """How far people have read: one row for each room, user, kind of receipt and thread.
 
-Newest wins, by arrival: nobody can order two events of which we may not even know one. Spec: C2S,
-receipts.
+Newest wins. The event need not be known. Spec: C2S, receipts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, delete, select
 
 from bridge.ids import EventId, RoomId, UserId
 from bridge.storage.database import Transaction
@@ -16,11 +16,40 @@ from bridge.storage.edus import UNTHREADED, ReceiptRow
 from bridge.storage.schema import receipts
 
 READ = "m.read"
+MAX_THREADS = 200
+"""Receipts of one user in one room; of more, the oldest is forgotten."""
+
+
+def find(
+    tx: Transaction, room_id: RoomId, user_id: UserId, thread_id: str | None, *, kind: str = READ
+) -> ReceiptRow | None:
+    row = tx.execute(
+        select(receipts).where(
+            receipts.c.room_id == room_id,
+            receipts.c.user_id == user_id,
+            receipts.c.kind == kind,
+            receipts.c.thread_id == (thread_id or UNTHREADED),
+        )
+    ).one_or_none()
+    return None if row is None else _receipt(row)
+
+
+def put_newer(tx: Transaction, rows: Sequence[ReceiptRow]) -> list[ReceiptRow]:
+    """Those of them that are news: not older than what is known, and of another event."""
+    fresh: list[ReceiptRow] = []
+    for row in rows:
+        before = find(tx, row.room_id, row.user_id, row.thread_id)
+        if before is None or (before.at_ms <= row.at_ms and before.event_id != row.event_id):
+            put(tx, [row])
+            fresh.append(row)
+    return fresh
 
 
 def put(tx: Transaction, rows: Sequence[ReceiptRow], *, kind: str = READ) -> None:
     """Each in the place of what was known for its thread."""
     for row in rows:
+        if row.thread_id is not None:
+            _make_room(tx, row, kind)
         tx.execute(
             tx.dialect.upsert(receipts, ("room_id", "user_id", "kind", "thread_id")).values(
                 room_id=row.room_id,
@@ -41,13 +70,28 @@ def of_room(
     if users is not None:
         statement = statement.where(receipts.c.user_id.in_(sorted(users)))
     rows = tx.execute(statement.order_by(receipts.c.user_id, receipts.c.thread_id))
-    return [
-        ReceiptRow(
-            room_id=RoomId(row.room_id),
-            user_id=UserId(row.user_id),
-            thread_id=row.thread_id or None,
-            event_id=EventId(row.event_id),
-            at_ms=row.at_ms,
-        )
-        for row in rows
-    ]
+    return [_receipt(row) for row in rows]
+
+
+def _make_room(tx: Transaction, row: ReceiptRow, kind: str) -> None:
+    mine = (
+        receipts.c.room_id == row.room_id,
+        receipts.c.user_id == row.user_id,
+        receipts.c.kind == kind,
+    )
+    threads = tx.execute(
+        select(receipts.c.thread_id).where(*mine).order_by(receipts.c.at_ms, receipts.c.thread_id)
+    ).scalars()
+    known = [one for one in threads if one != UNTHREADED]
+    if row.thread_id not in known and len(known) >= MAX_THREADS:
+        tx.execute(delete(receipts).where(*mine, receipts.c.thread_id == known[0]))
+
+
+def _receipt(row: Row[Any]) -> ReceiptRow:
+    return ReceiptRow(
+        room_id=RoomId(row.room_id),
+        user_id=UserId(row.user_id),
+        thread_id=row.thread_id or None,
+        event_id=EventId(row.event_id),
+        at_ms=row.at_ms,
+    )

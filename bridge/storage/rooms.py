@@ -5,7 +5,7 @@ The room row's `position` counts appends; `advance` compares it before it writes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,6 +224,61 @@ def member(tx: Transaction, room_id: RoomId, user_id: UserId) -> MemberRow | Non
         )
     ).one_or_none()
     return None if row is None else _member(row)
+
+
+def joined_among(
+    tx: Transaction, users: Mapping[RoomId, Collection[UserId]]
+) -> frozenset[tuple[RoomId, UserId]]:
+    """Of these users in these rooms, those who are joined, in rooms that we are in."""
+    found: set[tuple[RoomId, UserId]] = set()
+    wanted = [room_id for room_id, some in users.items() if some]
+    ours = tx.execute(
+        select(rooms.c.room_id).where(rooms.c.room_id.in_(sorted(wanted)), rooms.c.joined)
+    ).scalars()
+    for room_id in map(RoomId, ours.all()):
+        names = tx.execute(
+            select(memberships.c.user_id).where(
+                memberships.c.room_id == room_id,
+                memberships.c.user_id.in_(sorted(users[room_id])),
+                memberships.c.membership == "join",
+            )
+        ).scalars()
+        found.update((room_id, UserId(name)) for name in names)
+    return frozenset(found)
+
+
+def joined_anywhere(tx: Transaction, users: Collection[UserId]) -> frozenset[UserId]:
+    """Those of them who are joined in a room that we are in."""
+    names = tx.execute(
+        select(memberships.c.user_id)
+        .distinct()
+        .select_from(memberships.join(rooms, rooms.c.room_id == memberships.c.room_id))
+        .where(
+            rooms.c.joined,
+            memberships.c.user_id.in_(sorted(users)),
+            memberships.c.membership == "join",
+        )
+    ).scalars()
+    return frozenset(map(UserId, names))
+
+
+def servers_around(tx: Transaction, user_id: UserId) -> frozenset[ServerName]:
+    """Servers with somebody joined in a room where this user is joined, in which we are."""
+    mine = (
+        select(memberships.c.room_id)
+        .join(rooms, rooms.c.room_id == memberships.c.room_id)
+        .where(
+            rooms.c.joined,
+            memberships.c.user_id == user_id,
+            memberships.c.membership == "join",
+        )
+    )
+    names = tx.execute(
+        select(memberships.c.server)
+        .distinct()
+        .where(memberships.c.room_id.in_(mine), memberships.c.membership == "join")
+    ).scalars()
+    return frozenset(map(ServerName, names))
 
 
 def rooms_of(tx: Transaction, user_id: UserId, kinds: Collection[str]) -> list[RoomId]:

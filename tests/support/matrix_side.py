@@ -30,7 +30,7 @@ from bridge.federation.client.keyring import ServerKeyRing
 from bridge.federation.client.keystore import DatabaseKeyStore
 from bridge.federation.client.requests import PeerRequests
 from bridge.federation.client.transport import Transport
-from bridge.federation.edu_sources import StoredEdus
+from bridge.federation.edu_sources import StoredEdus, StoredReceipts
 from bridge.federation.own_keys import OwnKeys
 from bridge.federation.sender import Sender
 from bridge.federation.server.auth import Authentication
@@ -52,6 +52,7 @@ from bridge.policy.house import House
 from bridge.policy.limits import Limits
 from bridge.rooms.assembly import Rooms, build_rooms
 from bridge.rooms.network import UserProfile
+from bridge.rooms.passing import Change
 from bridge.rooms.query import TimelineEvent
 from bridge.storage.database import Database
 from bridge.web.application import Endpoint, Listener, Request, Response, Route, WebServer
@@ -146,6 +147,7 @@ class MatrixSide:
         self.limits = Limits()
         self.people = Residents()
         self.heard: list[Request] = []
+        self.changes: list[Change] = []
         self.interfere: Interference | None = None
         self.clock = clock or SystemClock()
         self._authority = authority
@@ -199,7 +201,11 @@ class MatrixSide:
             clock=self.clock,
             random=random.Random(1),
             backoff=self._backoff,
-            sources=[StoredEdus(database=database)],
+            sources=[
+                StoredEdus(database=database),
+                StoredReceipts(database=database),
+                *rooms.ephemeral.sources,
+            ],
         )
         people = build_people(
             own_name=self.name,
@@ -211,6 +217,7 @@ class MatrixSide:
             backoff=self._backoff,
             resync_pause_s=0.2,
         )
+        rooms.ephemeral.outlet.attach(wake=sender.wake, sink=self)
         keys = Keys(own_name=self.name, keys=self.keys, clock=self.clock)
         routes = federation_routes(
             authentication=Authentication(
@@ -229,7 +236,11 @@ class MatrixSide:
                 documents=keyring,
                 clock=self.clock,
             ),
-            transactions=Transactions(receiver=rooms.receiver, takers=people.takers),
+            transactions=Transactions(
+                receiver=rooms.receiver,
+                house=self.house,
+                takers={**people.takers, **rooms.ephemeral.takers},
+            ),
             events=Events(own_name=self.name, answers=rooms.answers, clock=self.clock),
             membership=Membership(answers=rooms.answers),
             queries=Queries(own_name=self.name, directory=rooms.directory),
@@ -276,6 +287,10 @@ class MatrixSide:
     async def restart(self) -> None:
         await self.stop()
         await self.start()
+
+    def put(self, change: Change) -> None:
+        """Fits `rooms.passing.EphemeralSink`."""
+        self.changes.append(change)
 
     def _between(self, route: Route) -> Route:
         async def endpoint(request: Request) -> Response:
@@ -451,6 +466,7 @@ async def _run(rooms: Rooms, sender: Sender, people: People) -> None:
         tasks.create_task(rooms.receiver.run())
         tasks.create_task(sender.run())
         tasks.create_task(people.run())
+        tasks.create_task(rooms.ephemeral.run())
 
 
 @asynccontextmanager

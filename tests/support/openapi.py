@@ -61,6 +61,13 @@ def complaints(method: str, template: str, status: int, body: Any) -> list[str]:
     return list(_check(body, response["content"]["application/json"]["schema"], path, "body"))
 
 
+def edu_complaints(edu: Any) -> list[str]:
+    """The same for an EDU that we send, whose type the specification knows."""
+    folder = FOLDER / "server-server" / "definitions" / "event-schemas"
+    path = folder / f"{edu['edu_type']}.yaml"
+    return list(_check(edu, _load(path), path, "edu"))
+
+
 def _check(value: Any, schema: Mapping[str, Any], path: Path, where: str) -> Iterator[str]:
     if "$ref" in schema:
         target = (path.parent / schema["$ref"]).resolve()
@@ -78,6 +85,8 @@ def _check(value: Any, schema: Mapping[str, Any], path: Path, where: str) -> Ite
     if isinstance(value, dict):
         yield from _check_object(value, schema, path, where)
     if isinstance(value, list):
+        if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
+            yield f"{where} has {len(value)} items"
         for index, item in enumerate(value):
             yield from _check(item, schema.get("items", {}), path, f"{where}[{index}]")
 

@@ -338,17 +338,19 @@ class NativeBackend:
     async def set_typing(
         self, *, room_id: RoomId, user_id: UserId, typing: bool, timeout_ms: int = 30_000
     ) -> None:
-        raise Unavailable("typing is not told to other servers yet")
+        await self._rooms.ephemeral.typing.set(room_id, user_id, typing, timeout_ms=timeout_ms)
 
     async def read_up_to(
         self, *, room_id: RoomId, user_id: UserId, event_id: EventId, thread_id: str | None = None
     ) -> None:
-        raise Unavailable("receipts are not told to other servers yet")
+        await self._rooms.ephemeral.receipts.read_up_to(
+            room_id, user_id, event_id, thread_id=thread_id
+        )
 
     async def set_presence(
         self, *, user_id: UserId, presence: PresenceState, status_text: str | None = None
     ) -> None:
-        raise Unavailable("presence is not told to other servers yet")
+        self._rooms.ephemeral.presence.set(user_id, presence, status=status_text)
 
     async def _show_profile(self, room_id: RoomId, user_id: UserId, profile: UserProfile) -> None:
         member = await self._rooms.queries.member(room_id, user_id)
