@@ -10,8 +10,8 @@ pause is shown a moment late, because mostly a message follows, which says it be
 shown as the newest message at or before its event that the chat side knows: in a direct chat to its
 author, who has asked for it, and to everybody in a room; never the same twice, never an older one.
 
-From the chat side: typing is told again while it lasts, because clients of the chat side say it
-once; who says nothing more, or goes away, has stopped. A read message is found by the delivery that
+From the chat side: clients say once that somebody types, so it is told for two minutes; who says
+nothing more until then, or goes away, has stopped. A read message is found by the delivery that
 it was, or by the ID that it bears there.
 Spec: S2S, typing notifications, receipts, presence; XEP-0085; XEP-0333.
 """
@@ -68,8 +68,6 @@ AUDIENCE_INTERVAL_MS = 5_000
 PAUSE_MS = 1_000
 STOPPED_MS = 60_000
 """Who types on another server is said to every 25 to 40 s."""
-TOLD_FOR_MS = 30_000
-TELL_AGAIN_MS = 25_000
 TYPES_AT_MOST_MS = 120_000
 """A client that says once that somebody types, and nothing more, is believed for so long."""
 LATER_MS = 2_000
@@ -106,7 +104,6 @@ class _Typist:
     is_in_room: bool
     """Others of the chat side are to see it, too."""
     until_ms: int
-    again_ms: int
 
 
 class EphemeralPortal:
@@ -214,13 +211,13 @@ class EphemeralPortal:
             if number % _BATCH == _BATCH - 1:
                 await self._show_due()
         await self._show_due()
-        await self._keep_typing()
+        await self._end_typing()
         return self._pause_s()
 
     def _pause_s(self) -> float | None:
         due = [one.at_ms for one in self._waiting.values()]
         due += self._typing.values()
-        due += [min(one.again_ms, one.until_ms) for one in self._typists.values()]
+        due += [one.until_ms for one in self._typists.values()]
         if self._told:
             return 0.0
         return max(0.0, (min(due) - self._clock.now_ms()) / 1000) if due else None
@@ -391,6 +388,7 @@ class EphemeralPortal:
             return
         if before is not None:
             before.until_ms = now_ms + TYPES_AT_MOST_MS
+            await self._tell_the_room(before, typing=True)
             return
         room_id = await self._room_of(change)
         if room_id is None:
@@ -400,7 +398,6 @@ class EphemeralPortal:
             room_id=room_id,
             is_in_room=change.to_room is not None,
             until_ms=now_ms + TYPES_AT_MOST_MS,
-            again_ms=now_ms + TELL_AGAIN_MS,
         )
         if len(self._typists) >= WAITING:
             return
@@ -409,7 +406,7 @@ class EphemeralPortal:
             await self._put(ShowTyping(sender=ghost, typing=True, room_id=change.to_room))
         await self._tell_the_room(typist, typing=True)
 
-    async def _keep_typing(self) -> None:
+    async def _end_typing(self) -> None:
         now_ms = self._clock.now_ms()
         for key, typist in list(self._typists.items()):
             if typist.until_ms <= now_ms:
@@ -418,13 +415,13 @@ class EphemeralPortal:
                     gone = ShowTyping(sender=typist.ghost, typing=False, room_id=typist.room_id)
                     await self._patiently(self._put(gone), gone)
                 await self._patiently(self._tell_the_room(typist, typing=False), typist)
-            elif typist.again_ms <= now_ms:
-                typist.again_ms = now_ms + TELL_AGAIN_MS
-                await self._patiently(self._tell_the_room(typist, typing=True), typist)
 
     async def _tell_the_room(self, typist: _Typist, *, typing: bool) -> None:
         await self._backend.set_typing(
-            room_id=typist.room_id, user_id=typist.ghost, typing=typing, timeout_ms=TOLD_FOR_MS
+            room_id=typist.room_id,
+            user_id=typist.ghost,
+            typing=typing,
+            timeout_ms=TYPES_AT_MOST_MS,
         )
 
     async def _room_of(self, change: ChatTyping | ChatRead) -> RoomId | None:

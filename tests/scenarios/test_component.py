@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
@@ -30,6 +30,15 @@ from bridge.ports.chat import (
     Failure,
     Receipt,
     RoomInvite,
+)
+from bridge.ports.ephemeral import (
+    ChatEphemeral,
+    ChatPresence,
+    ChatRead,
+    ChatTyping,
+    ShowPresence,
+    ShowRead,
+    ShowTyping,
 )
 from bridge.storage.database import Database
 from tests.support.listener import NOW_MS, LeaveOnly, ScriptedListener, ScriptedRoom
@@ -900,6 +909,120 @@ async def test_a_slow_join_is_answered_and_ends_in_an_invitation(
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+async def test_whoever_enters_slowly_sees_that_it_is_under_way_and_how_it_ends(
+    prosody: Prosody, sqlite_database: Database, xmpp_person: MakeXmppPerson
+) -> None:
+    listener = ScriptedListener({"romeo@a.test": ghost("romeo")})
+    listener.room(ScriptedRoom(room_id=ROOM_ID, alias=ALIAS))
+    listener.gate = asyncio.Event()
+    limits = XmppLimits(join_hint_s=0.1, join_timeout_s=1)
+    adapter = make_adapter(prosody, sqlite_database, listener, LeaveOnly(), limits=limits)
+    task = asyncio.get_running_loop().create_task(adapter.run())
+    async with asyncio.timeout(WAIT_S):
+        await adapter.wait_connected()
+    romeo = await xmpp_person(prosody, "romeo")
+
+    def told(begin: str) -> Callable[[Stanza], bool]:
+        return lambda s: s.bare_sender == f"isthmus@{DOMAIN}" and (s.body or "").startswith(begin)
+
+    with pytest.raises(Refused):
+        await romeo.enter(ROOM, "Romeo")
+    hint = await romeo.wait_for(told(f"Entering {ROOM} takes a while"))
+    refusal = await romeo.wait_for(lambda s: s.kind == "presence" and s.type == "error")
+    order = romeo.transcript.since(0)
+    assert order.index(hint) < order.index(refusal)
+    listener.failures["enter"] = Refused("nobody lets you in", errcode="M_FORBIDDEN")
+    listener.gate.set()
+    await romeo.wait_for(told(f"You could not enter {ROOM} after all: nobody lets you in"))
+    # What is quick is not spoken of.
+    listener.failures.clear()
+    listener.gate = None
+    since = romeo.position
+    await romeo.enter(ROOM, "Romeo")
+    assert [s for s in romeo.transcript.since(since) if told("Entering")(s)] == []
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_states_and_presence_cross_a_real_server(
+    world: World, garden: ScriptedRoom, xmpp_person: MakeXmppPerson
+) -> None:
+    romeo = await xmpp_person(world.prosody, "romeo")
+    listener, adapter = world.listener, world.adapter
+
+    async def told(wanted: ChatEphemeral) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while wanted not in listener.passing:
+                await asyncio.sleep(0.02)
+
+    def is_shown(name: str, sender: str) -> Callable[[Stanza], bool]:
+        return lambda s: (
+            s.bare_sender == sender and any(child.tag.endswith("}" + name) for child in s.element)
+        )
+
+    # One-to-one: a state is shown once a client has shown that it knows them.
+    states = "http://jabber.org/protocol/chatstates"
+    romeo.send_raw(f"<message to='{ALICE_JID}' type='chat'><composing xmlns='{states}'/></message>")
+    await told(ChatTyping(sender="romeo@a.test", typing=True, to_user=ALICE))
+    await adapter.show(ShowTyping(sender=ALICE, typing=True, to="romeo@a.test"))
+    await romeo.wait_for(is_shown("composing", ALICE_JID))
+    await adapter.show(ShowRead(sender=ALICE, message_id="m1", to="romeo@a.test"))
+    marker = await romeo.wait_for(is_shown("displayed", ALICE_JID))
+    assert marker.element[0].get("id") == "m1"
+
+    # A delivered message can be marked as read.
+    message = DirectMessage(
+        to="romeo@a.test",
+        sender=ALICE,
+        event_id=EventId("$e"),
+        at_ms=NOW_MS,
+        message=Message(text="hi"),
+    )
+    await world.deliver(message)
+    heard = await romeo.hear("hi")
+    markers = "urn:xmpp:chat-markers:0"
+    assert heard.find(f"{{{markers}}}markable") is not None
+    romeo.send_raw(
+        f"<message to='{ALICE_JID}' type='chat'>"
+        f"<displayed xmlns='{markers}' id='{heard.id}'/></message>"
+    )
+    await told(
+        ChatRead(
+            sender="romeo@a.test", message_id=heard.id, outbox_id=world.outbox_id, to_user=ALICE
+        )
+    )
+
+    # Presence, both ways, between those who have let each other.
+    romeo.set_presence(to=ALICE_JID, type="subscribe")
+    await romeo.wait_for(lambda s: s.type == "subscribe" and s.bare_sender == ALICE_JID)
+    romeo.set_presence(to=ALICE_JID, type="subscribed")
+    romeo.set_presence(show="dnd", status="busy")
+    await told(ChatPresence(sender="romeo@a.test", availability="dnd", status_text="busy"))
+    since = romeo.position
+    await adapter.show(ShowPresence(sender=ALICE, availability="away", status_text="tea"))
+    away = await romeo.wait_for(is_shown("show", ALICE_JID), since=since)
+    assert away.element.findtext("{jabber:client}show") == "away"
+
+    # In a room: to everybody in it, from the occupant.
+    juliet = await xmpp_person(world.prosody, "juliet")
+    garden.members[ALICE] = "Alice"
+    await romeo.enter(ROOM, "Romeo")
+    await juliet.enter(ROOM, "Juliet")
+    await adapter.show(ShowTyping(sender=ALICE, typing=True, room_id=ROOM_ID))
+    for person in (romeo, juliet):
+        typing = await person.wait_for(is_shown("composing", ROOM))
+        assert (typing.nickname, typing.type) == ("Alice", "groupchat")
+    juliet.send_raw(
+        f"<message to='{ROOM}' type='groupchat'><composing xmlns='{states}'/></message>"
+    )
+    await told(ChatTyping(sender="juliet@a.test", typing=True, to_room=ROOM_ID))
+
+    # Whoever goes is gone.
+    await romeo.logout()
+    await told(ChatPresence(sender="romeo@a.test", availability="unavailable", status_text=None))
 
 
 async def test_an_invite_is_mediated_and_a_decline_refuses_it(

@@ -38,6 +38,8 @@ class XmppLimits(BaseModel):
     history_messages_max: Annotated[int, Field(ge=0)] = 100
     states_sessions: Annotated[int, Field(ge=0)] = 20
     """Clients in one of our rooms up to which they are shown who types and who has read."""
+    join_hint_s: PositiveSeconds = 3
+    """A join that takes longer is spoken of by the bot."""
     join_timeout_s: PositiveSeconds = 20
     """A join that takes longer is answered, goes on, and ends in an invitation."""
     join_deadline_s: PositiveSeconds = 600

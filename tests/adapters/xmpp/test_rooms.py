@@ -221,8 +221,13 @@ async def test_a_slow_join_is_answered_goes_on_and_ends_in_an_invitation(world: 
     async with asyncio.TaskGroup() as group:
         group.create_task(_run(world.jobs.pop()))
         await world.listener.at_gate.wait()
-        await world.clock.advance(19)
+        await world.clock.advance(2)
         assert world.wire.take() == []
+        await world.clock.advance(17)
+        (hint,) = world.wire.take()
+        assert brief(hint).startswith(
+            f"message chat isthmus@{DOMAIN} > romeo@a.test body=Entering {ROOM} takes a while"
+        )
         await world.clock.advance(2)
         (late,) = world.wire.take()
         assert brief(late).endswith("remote-server-timeout")
@@ -230,6 +235,35 @@ async def test_a_slow_join_is_answered_goes_on_and_ends_in_an_invitation(world: 
     (invited,) = world.wire.take()
     assert (invited.get("from"), invited.get("to")) == (ROOM, "romeo@a.test")
     assert world.rooms.remembered() == []
+
+
+async def test_a_slow_join_that_fails_after_all_is_told_with_the_reason(world: World) -> None:
+    world.listener.gate = asyncio.Event()
+    world.listener.failures["enter"] = Refused("nobody lets you in", errcode="M_FORBIDDEN")
+    await world.presence("romeo@a.test/x", "Romeo")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_run(world.jobs.pop()))
+        await world.listener.at_gate.wait()
+        await world.clock.advance(21)
+        world.wire.take()
+        world.listener.gate.set()
+    (told,) = world.wire.take()
+    assert brief(told) == (
+        f"message chat isthmus@{DOMAIN} > romeo@a.test "
+        f"body=You could not enter {ROOM} after all: nobody lets you in"
+    )
+
+
+async def test_who_goes_away_while_entering_is_told_nothing_of_it(world: World) -> None:
+    world.listener.gate = asyncio.Event()
+    await world.presence("romeo@a.test/x", "Romeo")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_run(world.jobs.pop()))
+        await world.listener.at_gate.wait()
+        await world.presence("romeo@a.test/x", "Romeo", "", type="unavailable")
+        await world.clock.advance(4)
+        assert world.wire.take() == []
+        world.listener.gate.set()
 
 
 async def test_only_so_many_enter_at_the_same_time(world: World) -> None:

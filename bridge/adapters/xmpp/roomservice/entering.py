@@ -2,8 +2,9 @@
 
 1. the room is found, and a nickname that another XMPP person uses is refused (409);
 2. the session is registered as entering: from here on live events wait for it;
-3. the person becomes a member on the Matrix side; after 20 s they are told that it takes longer,
-   it goes on, and ends in an invitation;
+3. the person becomes a member on the Matrix side; after 3 s the bot tells them that it is under
+   way, because a client shows nothing of a room before it is in; after 20 s they get an error that
+   says that it takes longer, it goes on, and ends in an invitation, or the bot says why not;
 4. presence of the occupants, own presence (110), history, subject, then what has waited;
 5. the session is a row; the others are told.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from xml.etree import ElementTree as ET
 
@@ -41,6 +43,11 @@ from bridge.telemetry.log import get_logger
 
 log = get_logger("xmpp.rooms")
 
+_UNDER_WAY = (
+    "Entering {room} takes a while: the other servers of the room are being asked, and what they "
+    "send is being checked. There is nothing that you need to do."
+)
+_FAILED = "You could not enter {room} after all: {reason}"
 _LATE = "The other server is slow. I go on trying, and invite you when you can enter."
 
 Spawn = Callable[[Callable[[], Awaitable[None]]], bool]
@@ -141,7 +148,15 @@ class Entering:
                 await self._forget(session)
             finally:
                 session.is_in = False
-                if session.is_late or session.is_gone:
+                if session.is_late and not session.is_gone:
+                    _, reason = _join_error(exc)
+                    await self._say(
+                        session,
+                        _FAILED.format(
+                            room=session.entered_by, reason=reason or "something went wrong here."
+                        ),
+                    )
+                elif session.is_gone:
                     pass
                 elif isinstance(exc, Replaced):
                     successor = Jid(to_local(exc.successor), self._domain)
@@ -216,7 +231,13 @@ class Entering:
 
     async def _tell_late(self, stanza: Stanza, session: Session) -> None:
         """Step 3: an answer in words instead of silence."""
-        await self._clock.sleep(self._limits.join_timeout_s)
+        left_s = self._limits.join_timeout_s - self._limits.join_hint_s
+        if left_s > 0:
+            await self._clock.sleep(self._limits.join_hint_s)
+            if not session.is_gone:
+                with suppress(Unavailable):
+                    await self._say(session, _UNDER_WAY.format(room=session.entered_by))
+        await self._clock.sleep(left_s if left_s > 0 else self._limits.join_timeout_s)
         session.is_late = True
         session.waiting.clear()
         await self._telling.refuse(stanza, "remote-server-timeout", _LATE)
@@ -335,17 +356,17 @@ class Entering:
 
     async def _tell_how_to_leave(self, session: Session, view: RoomView) -> None:
         name = view.info.name or str(session.entered_by)
-        await self._wire.send(
-            [
-                outbound.notice(
-                    sender=self._bot,
-                    to=session.address.bare,
-                    text=f"You are now a member of {name}. Going offline or closing the room keeps "
-                    "your membership. To leave for good, choose the command “leave” on the room, "
-                    f"or write to me: leave {session.entered_by}",
-                )
-            ]
+        await self._say(
+            session,
+            f"You are now a member of {name}. Going offline or closing the room keeps your "
+            "membership. To leave for good, choose the command “leave” on the room, or write to "
+            f"me: leave {session.entered_by}",
         )
+
+    async def _say(self, session: Session, text: str) -> None:
+        """By the bot: before its own presence a client shows nothing that a room says."""
+        notice = outbound.notice(sender=self._bot, to=session.address.bare, text=text)
+        await self._wire.send([notice])
 
     async def _forget(self, session: Session) -> None:
         """An entry that failed; a client that entered anew is out, too."""
