@@ -52,6 +52,7 @@ from bridge.federation.server.membership import Membership as MembershipEndpoint
 from bridge.federation.server.notary import Notary
 from bridge.federation.server.people import PeopleEndpoints
 from bridge.federation.server.queries import Queries
+from bridge.federation.server.room_lists import RoomLists
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
 from bridge.federation.server.well_known import well_known_routes
@@ -459,6 +460,7 @@ class Gateway:
             people=PeopleEndpoints(
                 devices=self._people.devices, keys=self._people.keys, openid=self._people.openid
             ),
+            room_lists=RoomLists(public_rooms=self._rooms.public_rooms),
         )
         known = settings.well_known
         routes += well_known_routes(

@@ -135,6 +135,30 @@ class StateEntry:
     content: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicRoom:
+    """A room as a list of rooms shows it, of any server."""
+
+    room_id: RoomId
+    members: int
+    name: str | None = None
+    topic: str | None = None
+    canonical_alias: RoomAlias | None = None
+    join_rule: str = "public"
+    is_space: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicRooms:
+    """One page. `next` and `previous` are `since` of the neighbouring pages, None at an end."""
+
+    rooms: Sequence[PublicRoom]
+    next: str | None
+    previous: str | None
+    total: int | None
+    """As far as the server says."""
+
+
 class Power(Protocol):
     """Effective power in a room (creators of version 12 stand above every number)."""
 
@@ -180,8 +204,11 @@ class MatrixBackend(Protocol):
         topic: str | None = None,
         alias: RoomAlias | None = None,
         public: bool = False,
+        listed: bool = False,
         version: RoomVersionId | None = None,
-    ) -> RoomId: ...
+    ) -> RoomId:
+        """`public`: anybody may join. `listed`: it stands in our list of rooms from the start."""
+        ...
 
     async def upgrade(
         self,
@@ -318,6 +345,27 @@ class MatrixBackend(Protocol):
 
     async def resolve_alias(self, alias: RoomAlias) -> tuple[RoomId, Sequence[ServerName]]:
         """Asks the alias' server where it is not ours. NotFound, Unavailable."""
+        ...
+
+    async def publish(self, room_id: RoomId, *, by: UserId) -> None:
+        """List the room for everybody, as long as somebody of ours is in it. Idempotent. NotFound
+        unless we are in it. A foreign chat's room stands in the list of its own network."""
+        ...
+
+    async def unpublish(self, room_id: RoomId) -> bool:
+        """False: it was not listed."""
+        ...
+
+    async def public_rooms(
+        self,
+        server: ServerName,
+        *,
+        words: str | None = None,
+        limit: int = 0,
+        since: str | None = None,
+    ) -> PublicRooms:
+        """A page of a server's list (ours as well), of rooms with these words in name, topic or
+        alias. BadInput for a `since` that no page gave."""
         ...
 
     async def profile(self, user_id: UserId) -> Profile:

@@ -24,11 +24,12 @@ from bridge.clock import Clock
 from bridge.engine.pdu import Pdu
 from bridge.engine.power import PowerLevels
 from bridge.engine.redaction import may_apply_redaction, may_redact_anything
-from bridge.engine.state import CREATE, MEMBER, POWER_LEVELS
+from bridge.engine.state import CREATE, MEMBER, POWER_LEVELS, StateKey
 from bridge.engine.versions import RoomVersion
 from bridge.errors import BadInput, Conflict, Unavailable
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, parse_user_id, server_of
 from bridge.rooms.bounds import DEFAULTS, GraphBounds, note_reached
+from bridge.rooms.listing import LISTED, fields_of
 from bridge.rooms.load import (
     EMPTY,
     KnownEvent,
@@ -39,7 +40,7 @@ from bridge.rooms.load import (
     store_snapshot,
 )
 from bridge.storage import events as event_rows
-from bridge.storage import inbound, invites, streams
+from bridge.storage import inbound, invites, published, streams
 from bridge.storage import rooms as room_rows
 from bridge.storage.database import Database, Transaction
 from bridge.storage.schema import stream_acceptances, stream_events
@@ -87,6 +88,8 @@ class Plan:
     members: dict[UserId, room_rows.MemberRow | None] = field(default_factory=dict)
     """What changed in the current state; None: no member event any more."""
     replaces_members: bool = False
+    listed: dict[StateKey, Pdu | None] = field(default_factory=dict)
+    """What changed of the current state that a room list shows."""
     redactions: dict[EventId, tuple[KnownEvent, EventId]] = field(default_factory=dict)
     """Those that take effect, by their target."""
     redaction_rows: list[event_rows.RedactionRow] = field(default_factory=list)
@@ -284,7 +287,7 @@ class Appender:
         return {one: extremities[one] for one in ids}
 
     async def plan_members(self, plan: Plan, old: Snapshot, new: Snapshot) -> None:
-        """Note which member events the current state exchanges."""
+        """Note which member events the current state exchanges, and what a room list shows."""
         if new is old:
             return
         if new.parent is old:
@@ -301,7 +304,14 @@ class Appender:
                 if kind == MEMBER and (kind, key) not in new.state
             ]
         wanted = [event for _, _, event in changed if event is not None]
+        listed = {
+            key: new.state.get(key) for key in LISTED if new.state.get(key) != old.state.get(key)
+        }
+        wanted += [event for event in listed.values() if event is not None]
         found = await self._states.events(wanted, plan.fresh)
+        for state_key, event_id in listed.items():
+            shown = None if event_id is None else found.get(event_id)
+            plan.listed[state_key] = None if shown is None else shown.pdu
         for _, key, event_id in changed:
             try:
                 user_id = parse_user_id(key)
@@ -468,7 +478,30 @@ class Appender:
                 snapshot_id=self._store_snapshot(tx, plan, room.snapshot, stored),
                 joined=joined,
             )
+        self._write_listing(tx, plan, joined)
         return joined
+
+    def _write_listing(self, tx: Transaction, plan: Plan, joined: bool) -> None:
+        """Rooms that are not listed have no row, and this finds none."""
+        room_id, changed = plan.room.room_id, dict(plan.listed)
+        if plan.replaces_members:
+            changed = dict.fromkeys(LISTED) | changed
+        for target, _ in plan.redactions.values():
+            key = target.pdu.key
+            if key in LISTED and plan.room.state.get(key) == target.pdu.event_id:
+                changed[key] = target.pdu.redacted()
+        if changed:
+            published.change(
+                tx,
+                room_id,
+                {
+                    name: one
+                    for key, pdu in changed.items()
+                    for name, one in fields_of(key, pdu).items()
+                },
+            )
+        if plan.members or plan.replaces_members or plan.base is None or joined != plan.base.joined:
+            published.recount(tx, room_id, joined=joined)
 
     def _lock_room(self, tx: Transaction, plan: Plan) -> None:
         if plan.expected is not None:

@@ -24,6 +24,7 @@ from bridge.rooms.handshake import Handshake
 from bridge.rooms.load import RoomStates
 from bridge.rooms.network import KeyRing, Lookups, Peers
 from bridge.rooms.outside import Outside
+from bridge.rooms.public_rooms import PublicRooms
 from bridge.rooms.purge import Purger
 from bridge.rooms.query import RoomQueries
 from bridge.rooms.receive import Receiver
@@ -46,6 +47,7 @@ class Rooms:
     answers: Answers
     queries: RoomQueries
     directory: Directory
+    public_rooms: PublicRooms
     purger: Purger
     ephemeral: Ephemerals
 
@@ -191,6 +193,15 @@ def build_rooms(
         queries=queries,
         directory=Directory(
             server_name=server_name, database=database, lookups=lookups, peers=peers
+        ),
+        public_rooms=PublicRooms(
+            server_name=server_name,
+            database=database,
+            states=states,
+            appender=appender,
+            peers=peers,
+            house=house,
+            clock=clock,
         ),
         purger=Purger(
             server_name=server_name,

@@ -17,12 +17,14 @@ from bridge.engine.pdu import Pdu
 from bridge.engine.versions import RoomVersion, get_creatable
 from bridge.errors import Conflict, Refused, Unavailable
 from bridge.ids import RoomAlias, RoomId, ServerName, TraceId, UserId, server_of
-from bridge.rooms.append import Appender, Repeated
+from bridge.rooms.append import Appender, Plan, Repeated
+from bridge.rooms.listing import listing_of
 from bridge.rooms.load import EMPTY, Snapshot
 from bridge.rooms.network import UserProfile
 from bridge.rooms.send import Sender
 from bridge.storage import aliases as alias_rows
 from bridge.storage import events as event_rows
+from bridge.storage import published
 from bridge.storage.database import Database, Transaction
 
 MAX_ATTEMPTS = 20
@@ -72,14 +74,16 @@ class RoomCreator:
         topic: str | None = None,
         alias: RoomAlias | None = None,
         public: bool = False,
+        listed: bool = False,
         trusted: Sequence[UserId] = (),
         profile: UserProfile | None = None,
         is_direct: bool = False,
         creation_content: Mapping[str, Any] | None = None,
     ) -> RoomId:
         """Made once per transaction ID. `trusted` users get the creator's level, as in direct
-        chats. `creation_content`: more of the create event, such as `type`. Raises `Refused`
-        when the alias names another room, `BadInput` when rooms of the version are only joined."""
+        chats. `listed`: in our list of rooms. `creation_content`: more of the create event, such
+        as `type`. Raises `Refused` when the alias names another room or is not ours to give,
+        `BadInput` when rooms of the version are only joined."""
         get_creatable(version.id)
         there = await self._database.read(
             lambda tx: event_rows.find_local_transaction(tx, transaction_id)
@@ -88,6 +92,8 @@ class RoomCreator:
             return there[0]
         if server_of(creator) != self._server_name:
             raise Refused(f"{creator} is no user of ours", rule="sender")
+        if alias is not None and server_of(alias) != self._server_name:
+            raise Refused(f"{alias} is no name of ours to give", rule="alias")
         for number in range(MAX_ATTEMPTS):
             # Where the room's ID is a hash, two rooms of one creator in one millisecond are one:
             # the later one takes the next millisecond.
@@ -120,6 +126,8 @@ class RoomCreator:
                 await self._sender.add(plan, draft, trace_id=trace_id)
             if alias is not None:
                 plan.also.append(_name_room(alias, create.room_id, creator))
+            if listed:
+                plan.also.append(self._list_room(plan, creator))
             try:
                 async with self._appender.locked(create.room_id):
                     await self._appender.commit(plan, transaction_id=transaction_id)
@@ -153,6 +161,21 @@ class RoomCreator:
             server=self._server_name,
             origin_server_ts=at_ms,
         )
+
+    def _list_room(self, plan: Plan, creator: UserId) -> Callable[[Transaction], None]:
+        listing = listing_of({key: pdu for key, pdu in plan.listed.items() if pdu is not None})
+
+        def write(tx: Transaction) -> None:
+            published.put(
+                tx,
+                plan.room.room_id,
+                listing,
+                joined=True,
+                by=creator,
+                now_ms=self._clock.now_ms(),
+            )
+
+        return write
 
 
 def member_content(

@@ -93,6 +93,20 @@ class Peers(Protocol):
         self, peer: ServerName, alias: RoomAlias
     ) -> tuple[RoomId, list[ServerName]]: ...
 
+    async def public_rooms(
+        self,
+        peer: ServerName,
+        *,
+        limit: int,
+        since: str | None = None,
+        term: str | None = None,
+        room_types: Sequence[str | None] | None = None,
+        all_networks: bool = False,
+        network: str | None = None,
+    ) -> Json:
+        """A page of its list of rooms, as it was sent."""
+        ...
+
     async def version(self, peer: ServerName) -> Json:
         """`name` and `version` of its software, where it says so."""
         ...

@@ -3,7 +3,8 @@
 1. Check that the user may send `m.room.tombstone` in the old room.
 2. Create the successor: `predecessor`, `room_version`, `type`, `m.federate`; its creator joins.
 3. Write the old room's state again: the recommended events, a space's children, bans.
-4. Move our aliases, and what the canonical alias event says of them.
+4. Move our aliases, what the canonical alias event says of them, and the place in our list of
+   rooms.
 5. Send the tombstone.
 6. Raise the levels of the old room so that it falls silent, as far as the user may.
 7. Invite the members of the old room, unless the successor is public: our own users with the rest,
@@ -65,14 +66,15 @@ from bridge.ids import (
 from bridge.rooms.append import Appender, Plan, Repeated
 from bridge.rooms.create import member_content
 from bridge.rooms.handshake import Handshake
+from bridge.rooms.listing import listing_of
 from bridge.rooms.load import EMPTY, Room, RoomStates, Snapshot
 from bridge.rooms.network import UserProfile
 from bridge.rooms.query import RoomQueries
 from bridge.rooms.send import Sender
 from bridge.storage import aliases as alias_rows
 from bridge.storage import events as event_rows
+from bridge.storage import published, version_hints
 from bridge.storage import rooms as room_rows
-from bridge.storage import version_hints
 from bridge.storage.database import Database, Transaction
 from bridge.telemetry.log import get_logger
 
@@ -211,6 +213,10 @@ class Upgrader:
             )
             successor = new.room.room_id
             new.also.append(lambda tx: alias_rows.move(tx, of=room_id, to=successor))
+            listing = listing_of({key: pdu for key, pdu in new.listed.items() if pdu is not None})
+            new.also.append(
+                lambda tx: published.move(tx, of=room_id, to=successor, listing=listing)
+            )
             async with self._appender.locked(successor):
                 await self._appender.commit(new, transaction_id=transaction_id, preceded_by=(old,))
             return successor

@@ -108,6 +108,8 @@ events = Table(
     Column("received_ms", BigInteger, nullable=False),
     Column("trace_id", Text, nullable=False),
     Index(None, "room_id", "depth"),
+    # The event closest to a time.
+    Index(None, "room_id", "origin_server_ts", "depth"),
 )
 
 event_edges = Table(
@@ -171,7 +173,8 @@ memberships = Table(
     Column("membership", Text, nullable=False),
     Column("event_id", Text, nullable=False),
     Index(None, "user_id"),
-    Index(None, "room_id", "server"),
+    # Whole, so that counting members and naming their servers reads nothing else.
+    Index(None, "room_id", "membership", "server"),
 )
 """The member events of the current state; of a room that we are not in, our users' invites and
 knocks."""
@@ -227,6 +230,33 @@ aliases = Table(
     Column("creator", Text, nullable=False),
     Index(None, "room_id"),
 )
+
+published_rooms = Table(
+    "published_rooms",
+    METADATA,
+    Column("room_id", Text, primary_key=True),
+    # One of ours is in it; what follows is its state, kept by the commits that change it.
+    Column("joined", Boolean, nullable=False),
+    Column("joined_members", Integer, nullable=False),
+    Column("name", Text),
+    Column("topic", Text),
+    Column("canonical_alias", Text),
+    Column("avatar_url", Text),
+    Column("join_rule", Text, nullable=False),
+    Column("room_type", Text),
+    Column("world_readable", Boolean, nullable=False),
+    Column("guest_can_join", Boolean, nullable=False),
+    # Users of other servers may join at all.
+    Column("federated", Boolean, nullable=False),
+    # Content of the server ACL, where there is one.
+    Column("acl", Text),
+    # Name, topic and alias as a search compares them.
+    Column("folded", Text, nullable=False),
+    Column("published_by", Text, nullable=False),
+    Column("published_ms", BigInteger, nullable=False),
+    Index(None, "joined_members", "room_id"),
+)
+"""Rooms that we list for everybody."""
 
 profiles = Table(
     "profiles",

@@ -40,6 +40,7 @@ from bridge.federation.server.membership import Membership
 from bridge.federation.server.notary import Notary
 from bridge.federation.server.people import PeopleEndpoints
 from bridge.federation.server.queries import Queries
+from bridge.federation.server.room_lists import RoomLists
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
 from bridge.ids import EventId, RoomAlias, RoomId, RoomVersionId, ServerName, TraceId, UserId
@@ -245,6 +246,7 @@ class MatrixSide:
             membership=Membership(answers=rooms.answers),
             queries=Queries(own_name=self.name, directory=rooms.directory),
             people=PeopleEndpoints(devices=people.devices, keys=people.keys, openid=people.openid),
+            room_lists=RoomLists(public_rooms=rooms.public_rooms),
         )
         web = WebServer(
             routes=[self._between(route) for route in routes],

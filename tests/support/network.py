@@ -37,6 +37,7 @@ from bridge.ports.matrix import Acceptance, Ephemeral, Profile, RoomEvent
 from bridge.rooms.assembly import Rooms, build_rooms
 from bridge.rooms.bounds import DEFAULTS
 from bridge.rooms.network import Json
+from bridge.rooms.public_rooms import ListQuery
 from bridge.storage import events as event_rows
 from bridge.storage import streams
 from bridge.storage.database import Database, Transaction
@@ -457,6 +458,13 @@ class NetworkPeers:
     ) -> Json:
         body = wire({user: dict(devices) for user, devices in wanted.items()})
         return await self._ask("claim_user_keys", peer, lambda s: s.people.keys.answer_claim(body))
+
+    async def public_rooms(self, peer: ServerName, **wanted: Any) -> Json:
+        async def answer(server: Server) -> Json:
+            page = await server.rooms.public_rooms.page(ListQuery(**wanted), origin=self._origin)
+            return page.to_json()
+
+        return await self._ask("public_rooms", peer, answer)
 
     async def version(self, peer: ServerName) -> Json:
         async def answer(server: Server) -> Json:

@@ -9,6 +9,7 @@ from bridge.backends.native.direct import DirectRooms
 from bridge.backends.native.values import (
     RoomPower,
     to_member,
+    to_public_rooms,
     to_room_event,
     to_room_info,
     to_state_entry,
@@ -32,6 +33,7 @@ from bridge.ports.matrix import (
     Power,
     PresenceState,
     Profile,
+    PublicRooms,
     RoomEvent,
     RoomInfo,
     StateEntry,
@@ -39,6 +41,7 @@ from bridge.ports.matrix import (
 from bridge.rooms.assembly import Rooms, new_trace
 from bridge.rooms.create import member_content
 from bridge.rooms.network import Peers, UserProfile
+from bridge.rooms.public_rooms import ListQuery
 from bridge.storage.database import Database
 from bridge.telemetry.log import get_logger
 
@@ -110,6 +113,7 @@ class NativeBackend:
         topic: str | None = None,
         alias: RoomAlias | None = None,
         public: bool = False,
+        listed: bool = False,
         version: RoomVersionId | None = None,
     ) -> RoomId:
         return await self._rooms.creator.create(
@@ -121,6 +125,7 @@ class NativeBackend:
             topic=topic,
             alias=alias,
             public=public,
+            listed=listed,
             profile=await self._own_profile(creator),
         )
 
@@ -319,6 +324,23 @@ class NativeBackend:
 
     async def resolve_alias(self, alias: RoomAlias) -> tuple[RoomId, Sequence[ServerName]]:
         return await self._rooms.directory.resolve_alias(alias)
+
+    async def publish(self, room_id: RoomId, *, by: UserId) -> None:
+        await self._rooms.public_rooms.publish(room_id, by=by)
+
+    async def unpublish(self, room_id: RoomId) -> bool:
+        return await self._rooms.public_rooms.unpublish(room_id)
+
+    async def public_rooms(
+        self,
+        server: ServerName,
+        *,
+        words: str | None = None,
+        limit: int = 0,
+        since: str | None = None,
+    ) -> PublicRooms:
+        query = ListQuery(limit=limit, since=since, term=words)
+        return to_public_rooms(await self._rooms.public_rooms.page_of(server, query))
 
     async def profile(self, user_id: UserId) -> Profile:
         found = await self._rooms.directory.profile(user_id)

@@ -7,7 +7,9 @@ import math
 from bridge.engine.pdu import Pdu
 from bridge.engine.power import INFINITE, PowerLevels
 from bridge.ids import RoomAlias, RoomId, ServerName, TraceId, UserId
-from bridge.ports.matrix import Member, RoomEvent, RoomInfo, StateEntry
+from bridge.ports.matrix import Member, PublicRoom, PublicRooms, RoomEvent, RoomInfo, StateEntry
+from bridge.rooms.entries import RoomEntry
+from bridge.rooms.public_rooms import RoomPage
 from bridge.rooms.query import RoomSummary, TimelineEvent
 
 _NAMED = ("ban", "kick", "invite", "redact")
@@ -68,6 +70,27 @@ def to_member(pdu: Pdu) -> Member:
 
 def to_state_entry(pdu: Pdu) -> StateEntry:
     return StateEntry(state_key=pdu.state_key or "", sender=pdu.sender, content=pdu.content)
+
+
+def to_public_room(entry: RoomEntry) -> PublicRoom:
+    return PublicRoom(
+        room_id=entry.room_id,
+        members=entry.joined_members,
+        name=entry.name,
+        topic=entry.topic,
+        canonical_alias=entry.canonical_alias,
+        join_rule=entry.join_rule,
+        is_space=entry.room_type == "m.space",
+    )
+
+
+def to_public_rooms(page: RoomPage) -> PublicRooms:
+    return PublicRooms(
+        rooms=[to_public_room(one) for one in page.rooms],
+        next=page.next,
+        previous=page.previous,
+        total=page.total,
+    )
 
 
 class RoomPower:

@@ -422,6 +422,51 @@ class PeerRequests:
         )
         return _object(answer)
 
+    # Lists of rooms. Spec: S2S, public room directory.
+
+    async def public_rooms(
+        self,
+        peer: ServerName,
+        *,
+        limit: int,
+        since: str | None = None,
+        term: str | None = None,
+        room_types: Sequence[str | None] | None = None,
+        all_networks: bool = False,
+        network: str | None = None,
+    ) -> JsonObject:
+        """A page of its list, unread. Asked by POST only where something is searched for: older
+        servers know no other list than that of GET."""
+        wanted: JsonObject = {"include_all_networks": all_networks}
+        if limit > 0:
+            wanted["limit"] = limit
+        if since is not None:
+            wanted["since"] = since
+        if network is not None and not all_networks:
+            wanted["third_party_instance_id"] = network
+        search: JsonObject = {}
+        if term:
+            search["generic_search_term"] = term
+        if room_types is not None:
+            search["room_types"] = list(room_types)
+        if not search:
+            fields = [
+                (name, ("false", "true")[value] if isinstance(value, bool) else str(value))
+                for name, value in wanted.items()
+            ]
+            return _object(await self._get(peer, V1 + "/publicRooms", "public_rooms", query=fields))
+        return _object(
+            await self._transport.request(
+                peer,
+                "POST",
+                V1 + "/publicRooms",
+                endpoint="public_rooms",
+                body={**wanted, "filter": search},
+                timeout_s=self._timeouts.usual_s,
+                max_bytes=self._limits.usual_bytes,
+            )
+        )
+
     async def version(self, peer: ServerName) -> JsonObject:
         """The `server` object: `name` and `version` where they are text. Not signed."""
         answer = _object(

@@ -14,6 +14,7 @@ from bridge.federation.server.notary import Notary
 from bridge.federation.server.people import MAX_BODY_BYTES as MAX_KEYS_BODY_BYTES
 from bridge.federation.server.people import PeopleEndpoints
 from bridge.federation.server.queries import Queries
+from bridge.federation.server.room_lists import RoomLists
 from bridge.federation.server.transactions import MAX_BODY_BYTES, Transactions
 from bridge.policy.rules import Scope
 from bridge.web.routing import Route
@@ -33,6 +34,7 @@ def federation_routes(
     membership: Membership,
     queries: Queries,
     people: PeopleEndpoints,
+    room_lists: RoomLists,
 ) -> tuple[Route, ...]:
     """Routes for `web.WebServer`; each endpoint that is not open to anybody checks who asks."""
 
@@ -135,6 +137,9 @@ def federation_routes(
             membership.exchange_third_party_invite,
             scope=Scope.INVITES,
         ),
+        # The public room directory.
+        signed("GET", f"{_V1}/publicRooms", room_lists.public_rooms),
+        signed("POST", f"{_V1}/publicRooms", room_lists.search),
         # Queries.
         signed("GET", f"{_V1}/query/directory", queries.directory),
         signed("GET", f"{_V1}/query/profile", queries.profile),

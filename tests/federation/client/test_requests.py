@@ -94,6 +94,7 @@ PATHS = {
     "get_missing_events": "/_matrix/federation/v1/get_missing_events/{room}",
     "profile": "/_matrix/federation/v1/query/profile",
     "directory": "/_matrix/federation/v1/query/directory",
+    "public_rooms": "/_matrix/federation/v1/publicRooms",
     "version": "/_matrix/federation/v1/version",
 }
 
@@ -275,6 +276,30 @@ async def test_a_transaction_has_arrived_only_when_the_peer_says_so_in_json(worl
 async def test_a_transaction_over_the_limits_is_a_mistake_of_ours(world: World) -> None:
     with pytest.raises(ValueError, match="over the limits"):
         await world.requests.send_transaction(PEER, "1", [JOIN] * 51, [])
+
+
+async def test_a_list_of_rooms_is_asked_for(world: World) -> None:
+    world.peer.give("public_rooms", {"chunk": []})
+    ask = world.requests
+    assert await ask.public_rooms(PEER, limit=5, since="t", network="irc") == {"chunk": []}
+    assert world.peer.last.method == "GET"
+    assert world.peer.last.query == [
+        ("include_all_networks", "false"),
+        ("limit", "5"),
+        ("since", "t"),
+        ("third_party_instance_id", "irc"),
+    ]
+    assert await ask.public_rooms(
+        PEER, limit=0, term="tea", room_types=[None], all_networks=True
+    ) == {"chunk": []}
+    assert world.peer.last.method == "POST"
+    assert world.peer.last.json() == {
+        "include_all_networks": True,
+        "filter": {"generic_search_term": "tea", "room_types": [None]},
+    }
+    world.peer.give("public_rooms", [])
+    with pytest.raises(BadInput):
+        await ask.public_rooms(PEER, limit=5)
 
 
 async def test_the_graph_is_asked_for(world: World) -> None:

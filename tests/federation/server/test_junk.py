@@ -27,6 +27,7 @@ from bridge.federation.server.membership import Membership
 from bridge.federation.server.notary import Notary
 from bridge.federation.server.people import PeopleEndpoints
 from bridge.federation.server.queries import Queries
+from bridge.federation.server.room_lists import RoomLists
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
 from bridge.ids import ServerName
@@ -170,6 +171,7 @@ class Door:
                     keys=server.people.keys,
                     openid=server.people.openid,
                 ),
+                room_lists=RoomLists(public_rooms=rooms.public_rooms),
             )
         )
 
@@ -305,6 +307,18 @@ async def test_no_request_makes_an_endpoint_fall_over(
             st.tuples(
                 st.just("GET"), texts.map(lambda t: f"{v1}/query/directory?room_alias={enc(t)}")
             ),
+            st.tuples(
+                st.just("GET"),
+                st.builds(
+                    lambda limit, since: (
+                        f"{v1}/publicRooms?limit={enc(limit)}&since={enc(since)}"
+                        f"&third_party_instance_id={enc(since)}"
+                    ),
+                    st.integers(-1, 2**70) | texts,
+                    texts,
+                ),
+            ),
+            st.tuples(st.just("POST"), st.just(f"{v1}/publicRooms")),
         )
 
         def example(wait: Callable[[Awaitable[Any]], Any]) -> None:

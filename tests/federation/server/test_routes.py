@@ -24,6 +24,7 @@ from bridge.federation.xmatrix import sign_request
 from bridge.ids import EventId, RoomAlias, RoomId, RoomVersionId, ServerName, UserId
 from bridge.net.client import HttpRequest, HttpResponse
 from bridge.rooms.network import UserProfile
+from bridge.rooms.public_rooms import ListQuery
 from bridge.web.routing import RouteTable
 from tests.support.matrix_side import MatrixSide, matrix_sides, until
 from tests.support.openapi import anonymous, complaints
@@ -139,6 +140,8 @@ def signed_targets(world: World) -> list[tuple[str, str, Any]]:
         ("PUT", f"{V2}/send_leave/{room}/{said}", {}),
         ("PUT", f"{V1}/exchange_third_party_invite/{room}", {}),
         ("GET", f"{V1}/timestamp_to_event/{room}?ts=1&dir=f", None),
+        ("GET", f"{V1}/publicRooms?limit=1", None),
+        ("POST", f"{V1}/publicRooms", {}),
         ("GET", f"{V1}/query/directory?room_alias={enc('#garden:' + world.us.name)}", None),
         ("GET", f"{V1}/query/profile?user_id={enc(world.alice)}", None),
         ("GET", f"{V1}/user/devices/{enc(world.alice)}", None),
@@ -201,6 +204,7 @@ async def test_every_signed_endpoint_of_the_table_is_tried(
         membership=nothing,
         queries=nothing,
         people=nothing,
+        room_lists=nothing,
     )
     table = {(route.method, anonymous(route.path)) for route in routes}
     by_path = RouteTable(routes)
@@ -398,6 +402,9 @@ async def test_bad_parameters_are_named(
             (f"{V1}/query/profile?user_id=x", f"{V1}/query/profile", "M_INVALID_PARAM"),
             (f"{V1}/query/directory", f"{V1}/query/directory", "M_MISSING_PARAM"),
             (f"{V1}/query/directory?room_alias=x", f"{V1}/query/directory", "M_INVALID_PARAM"),
+            (f"{V1}/publicRooms?limit=-1", f"{V1}/publicRooms", "M_INVALID_PARAM"),
+            (f"{V1}/publicRooms?since=x", f"{V1}/publicRooms", "M_INVALID_PARAM"),
+            (f"{V1}/publicRooms?include_all_networks=1", f"{V1}/publicRooms", "M_INVALID_PARAM"),
         )
         for target, template, errcode in cases:
             assert await world.bad("GET", target, template) == (400, errcode), target
@@ -409,6 +416,24 @@ async def test_bad_parameters_are_named(
         ):
             seen = await world.bad("POST", missing, f"{V1}/get_missing_events/{{}}", body)
             assert seen == (400, errcode), body
+        lists = f"{V1}/publicRooms"
+        wrongs: Sequence[dict[str, Any]] = (
+            {"limit": "many"},
+            {"limit": -1},
+            {"since": 7},
+            {"since": "bm9uZQ"},
+            {"filter": []},
+            {"filter": {"generic_search_term": 7}},
+            {"filter": {"room_types": "m.space"}},
+            {"filter": {"room_types": [7]}},
+            {"include_all_networks": "yes"},
+            {"third_party_instance_id": 7},
+            {"include_all_networks": True, "third_party_instance_id": "xmpp"},
+        )
+        for wrong in wrongs:
+            seen = await world.bad("POST", lists, lists, wrong)
+            assert seen == (400, "M_INVALID_PARAM"), wrong
+        assert await world.bad("POST", lists, lists, []) == (400, "M_BAD_JSON")
 
 
 async def test_profiles_and_aliases_of_ours_are_told(
@@ -434,6 +459,53 @@ async def test_profiles_and_aliases_of_ours_are_told(
             unknown = enc("#nothing:" + server)
             seen = await world.bad("GET", f"{directory}?room_alias={unknown}", directory)
             assert seen == (404, "M_NOT_FOUND")
+
+
+async def test_published_rooms_are_listed_and_found(
+    certificates: CertificateAuthority, tmp_path: Path, sqlite_template: Path
+) -> None:
+    async with world_of(certificates, tmp_path, sqlite_template) as world:
+        us, lists = world.us, f"{V1}/publicRooms"
+        assert await world.good("GET", lists, lists) == {
+            "chunk": [],
+            "total_room_count_estimate": 0,
+        }
+        await us.rooms.public_rooms.publish(world.room, by=world.alice)
+        topic = {"topic": "Roses & thorns"}
+        await us.send(world.room, world.alice, "m.room.topic", topic, state_key="")
+        avatar = {"url": "mxc://example.org/rose"}
+        await us.send(world.room, world.alice, "m.room.avatar", avatar, state_key="")
+        space = await us.create_room(
+            us.user("carol"), public=True, listed=True, creation_content={"type": "m.space"}
+        )
+        garden = {
+            "room_id": world.room,
+            "num_joined_members": 2,
+            "name": "Garden",
+            "topic": "Roses & thorns",
+            "canonical_alias": f"#garden:{us.name}",
+            "avatar_url": "mxc://example.org/rose",
+            "join_rule": "public",
+            "world_readable": False,
+            "guest_can_join": False,
+        }
+        first = await world.good("GET", f"{lists}?limit=1", lists)
+        assert first.pop("next_batch")
+        assert first == {"chunk": [garden], "total_room_count_estimate": 2}
+        for wanted, rooms in (
+            ({}, [world.room, space]),
+            ({"generic_search_term": "ROSES garden"}, [world.room]),
+            ({"generic_search_term": "tulips"}, []),
+            ({"room_types": ["m.space"]}, [space]),
+            ({"room_types": [None]}, [world.room]),
+            ({"room_types": [None, "m.space"]}, [world.room, space]),
+        ):
+            found = await world.good("POST", lists, lists, {"limit": 5, "filter": wanted})
+            assert [one["room_id"] for one in found["chunk"]] == rooms, wanted
+        # As our own requests ask for it.
+        name = us.name
+        page = await world.peer.rooms.public_rooms.page_of(name, ListQuery(limit=1, term="rose"))
+        assert [one.to_json() for one in page.rooms] == [garden]
 
 
 async def test_a_join_and_a_leave_by_both_versions(
