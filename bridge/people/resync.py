@@ -55,7 +55,7 @@ class Resync:
         self._random = random
         self._backoff = backoff or Backoff(first_s=2.0, most_s=3600.0)
         self._pause_ms = round(pause_s * 1000)
-        self._lanes = Lanes(self._serve, workers=LANES, name="device lists")
+        self._lanes = Lanes(self.serve, workers=LANES, name="device lists")
         self._waker = database.waker(device_lists.TOPIC)
 
     async def run(self) -> None:
@@ -84,7 +84,8 @@ class Resync:
                 pause_s = min(POLL_S, (next_ms - now_ms) / 1000)
             await self._waker.wait(pause_s)
 
-    async def _serve(self, key: str) -> None:
+    async def serve(self, key: str) -> None:
+        """What is due of the users of that server, one list after the other."""
         server = ServerName(key)
         while True:
             now_ms = self._clock.now_ms()
