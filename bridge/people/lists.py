@@ -122,7 +122,8 @@ def remote_device(user_id: UserId, content: JsonObject) -> RemoteDevice:
     """`BadInput` for keys that say they are of another."""
     device_id = parse_device_id(content.get("device_id"))
     keys = content.get("keys")
-    text = None if keys is None or keys == {} else to_text(check_device_keys(keys, user_id, device_id))
+    is_bare = keys is None or keys == {}
+    text = None if is_bare else to_text(check_device_keys(keys, user_id, device_id))
     return RemoteDevice(
         device_id=device_id,
         display_name=display_name(content.get("device_display_name")),
