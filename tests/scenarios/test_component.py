@@ -950,7 +950,7 @@ async def test_whoever_enters_slowly_sees_that_it_is_under_way_and_how_it_ends(
 async def test_states_and_presence_cross_a_real_server(
     world: World, garden: ScriptedRoom, xmpp_person: MakeXmppPerson
 ) -> None:
-    romeo = await xmpp_person(world.prosody, "romeo")
+    mercutio = await xmpp_person(world.prosody, "mercutio")
     listener, adapter = world.listener, world.adapter
 
     async def told(wanted: ChatEphemeral) -> None:
@@ -965,48 +965,51 @@ async def test_states_and_presence_cross_a_real_server(
 
     # One-to-one: a state is shown once a client has shown that it knows them.
     states = "http://jabber.org/protocol/chatstates"
-    romeo.send_raw(f"<message to='{ALICE_JID}' type='chat'><composing xmlns='{states}'/></message>")
-    await told(ChatTyping(sender="romeo@a.test", typing=True, to_user=ALICE))
-    await adapter.show(ShowTyping(sender=ALICE, typing=True, to="romeo@a.test"))
-    await romeo.wait_for(is_shown("composing", ALICE_JID))
-    await adapter.show(ShowRead(sender=ALICE, message_id="m1", to="romeo@a.test"))
-    marker = await romeo.wait_for(is_shown("displayed", ALICE_JID))
+    mercutio.send_raw(
+        f"<message to='{ALICE_JID}' type='chat'><composing xmlns='{states}'/></message>"
+    )
+    await told(ChatTyping(sender="mercutio@a.test", typing=True, to_user=ALICE))
+    await adapter.show(ShowTyping(sender=ALICE, typing=True, to="mercutio@a.test"))
+    await mercutio.wait_for(is_shown("composing", ALICE_JID))
+    await adapter.show(ShowRead(sender=ALICE, message_id="m1", to="mercutio@a.test"))
+    marker = await mercutio.wait_for(is_shown("displayed", ALICE_JID))
     assert marker.element[0].get("id") == "m1"
 
     # A delivered message can be marked as read.
     message = DirectMessage(
-        to="romeo@a.test",
+        to="mercutio@a.test",
         sender=ALICE,
         event_id=EventId("$e"),
         at_ms=NOW_MS,
         message=Message(text="hi"),
     )
     await world.deliver(message)
-    heard = await romeo.hear("hi")
+    heard = await mercutio.hear("hi")
     markers = "urn:xmpp:chat-markers:0"
     assert heard.find(f"{{{markers}}}markable") is not None
-    romeo.send_raw(
+    mercutio.send_raw(
         f"<message to='{ALICE_JID}' type='chat'>"
         f"<displayed xmlns='{markers}' id='{heard.id}'/></message>"
     )
     await told(
         ChatRead(
-            sender="romeo@a.test", message_id=heard.id, outbox_id=world.outbox_id, to_user=ALICE
+            sender="mercutio@a.test", message_id=heard.id, outbox_id=world.outbox_id, to_user=ALICE
         )
     )
 
     # Presence, both ways, between those who have let each other.
-    romeo.set_presence(to=ALICE_JID, type="subscribe")
-    await romeo.wait_for(lambda s: s.type == "subscribe" and s.bare_sender == ALICE_JID)
-    romeo.set_presence(to=ALICE_JID, type="subscribed")
-    romeo.set_presence(show="dnd", status="busy")
-    await told(ChatPresence(sender="romeo@a.test", availability="dnd", status_text="busy"))
-    since = romeo.position
+    mercutio.set_presence(to=ALICE_JID, type="subscribe")
+    await mercutio.wait_for(lambda s: s.type == "subscribe" and s.bare_sender == ALICE_JID)
+    mercutio.set_presence(to=ALICE_JID, type="subscribed")
+    mercutio.set_presence(show="dnd", status="busy")
+    await told(ChatPresence(sender="mercutio@a.test", availability="dnd", status_text="busy"))
+    since = mercutio.position
     await adapter.show(ShowPresence(sender=ALICE, availability="away", status_text="tea"))
-    away = await romeo.wait_for(is_shown("show", ALICE_JID), since=since)
+    away = await mercutio.wait_for(is_shown("show", ALICE_JID), since=since)
     assert away.element.findtext("{jabber:client}show") == "away"
 
     # In a room: to everybody in it, from the occupant.
+    romeo = await xmpp_person(world.prosody, "romeo")
     juliet = await xmpp_person(world.prosody, "juliet")
     garden.members[ALICE] = "Alice"
     await romeo.enter(ROOM, "Romeo")
@@ -1021,8 +1024,8 @@ async def test_states_and_presence_cross_a_real_server(
     await told(ChatTyping(sender="juliet@a.test", typing=True, to_room=ROOM_ID))
 
     # Whoever goes is gone.
-    await romeo.logout()
-    await told(ChatPresence(sender="romeo@a.test", availability="unavailable", status_text=None))
+    await mercutio.logout()
+    await told(ChatPresence(sender="mercutio@a.test", availability="unavailable", status_text=None))
 
 
 async def test_an_invite_is_mediated_and_a_decline_refuses_it(
