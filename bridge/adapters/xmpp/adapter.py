@@ -181,8 +181,10 @@ class XmppAdapter:
         self._lanes = StanzaLanes(
             self._on_stanza,
             per_lane=settings.limits.lane_stanzas,
-            total=settings.limits.inbound_stanzas,
+            total=settings.limits.waiting_stanzas,
             beside=settings.limits.beside,
+            lane_bytes=settings.limits.lane_bytes,
+            total_bytes=settings.limits.waiting_bytes,
         )
         people = People(self._book)
         self._states = States(

@@ -22,9 +22,15 @@ class XmppLimits(BaseModel):
     """Greater stanzas are refused in both directions."""
     stanza_depth: Positive = 40
     inbound_stanzas: Positive = 1000
-    """Waiting stanzas; at this number we stop reading from the XMPP server."""
-    lane_stanzas: Positive = 300
+    """Stanzas that have not been sorted; at this number we stop reading from the XMPP server."""
+    waiting_stanzas: Positive = 5000
+    """Waiting stanzas of all chats; at this number no more are sorted."""
+    waiting_bytes: Positive = 64 << 20
+    """The same for the memory that they take."""
+    lane_stanzas: Positive = 2000
     """Waiting stanzas of one chat; further ones get `resource-constraint`."""
+    lane_bytes: Positive = 8 << 20
+    """The same for the memory that they take."""
     beside: Positive = 500
     """What may go on beside the lanes: people entering, checks of sessions, declined invites."""
     lookup_timeout_s: PositiveSeconds = 20

@@ -2,7 +2,8 @@
 
 Bounded three times: a full lane refuses (the sender is told), a full house makes `put` wait (and
 then we stop reading from the XMPP server), and what a stanza does beside its lane (`spawn`) is
-counted, too.
+counted, too. Full is what has many stanzas, or few large ones: many small ones, a burst of
+messages, are taken.
 """
 
 from __future__ import annotations
@@ -10,13 +11,33 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
+from xml.etree import ElementTree as ET
 
 from bridge.adapters.xmpp.stream import Received
 from bridge.errors import IsthmusError
 from bridge.telemetry.log import get_logger
 
 log = get_logger("xmpp")
+
+_BYTES_PER_ELEMENT = 200
+
+
+def weight_of(element: ET.Element) -> int:
+    """About how many bytes of memory a stanza takes."""
+    weight = 0
+    for node in element.iter():
+        weight += _BYTES_PER_ELEMENT + len(node.text or "") + len(node.tail or "")
+        weight += sum(len(name) + len(value) for name, value in node.items())
+    return weight
+
+
+@dataclass(slots=True)
+class _Lane:
+    waiting: deque[tuple[Received, int]] = field(default_factory=deque)
+    """With the weight of each."""
+    bytes: int = 0
 
 
 class StanzaLanes:
@@ -29,13 +50,18 @@ class StanzaLanes:
         per_lane: int,
         total: int,
         beside: int,
+        lane_bytes: int,
+        total_bytes: int,
     ) -> None:
         self._work = work
         self._per_lane = per_lane
         self._total = total
-        self._lanes: dict[str, deque[Received]] = {}
+        self._lane_bytes = lane_bytes
+        self._total_bytes = total_bytes
+        self._lanes: dict[str, _Lane] = {}
         self._beside = beside
         self._in_hand = 0
+        self._bytes_in_hand = 0
         self._running_beside = 0
         self._has_room = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -51,20 +77,23 @@ class StanzaLanes:
 
     async def put(self, key: str, received: Received) -> bool:
         """False: this lane is full."""
-        while self._in_hand >= self._total:
+        while self._in_hand >= self._total or self._bytes_in_hand >= self._total_bytes:
             self._has_room.clear()
             await self._has_room.wait()
         lane = self._lanes.get(key)
         if lane is not None:
-            if len(lane) >= self._per_lane:
+            if len(lane.waiting) >= self._per_lane or lane.bytes >= self._lane_bytes:
                 return False
-            lane.append(received)
         else:
             if self._group is None:
                 return False
-            self._lanes[key] = deque([received])
+            self._lanes[key] = lane = _Lane()
             self._group.create_task(self._empty(key))
+        weight = weight_of(received.element)
+        lane.waiting.append((received, weight))
+        lane.bytes += weight
         self._in_hand += 1
+        self._bytes_in_hand += weight
         return True
 
     @property
@@ -94,9 +123,12 @@ class StanzaLanes:
     async def _empty(self, key: str) -> None:
         lane = self._lanes[key]
         try:
-            while lane:
-                await _guarded(partial(self._work, lane.popleft()))
+            while lane.waiting:
+                received, weight = lane.waiting.popleft()
+                lane.bytes -= weight
+                await _guarded(partial(self._work, received))
                 self._in_hand -= 1
+                self._bytes_in_hand -= weight
                 self._has_room.set()
         finally:
             del self._lanes[key]

@@ -18,7 +18,9 @@ class Worker:
     def __init__(self) -> None:
         self.done: list[str] = []
         self.gate = asyncio.Event()
-        self.lanes = StanzaLanes(self.work, per_lane=2, total=4, beside=1)
+        self.lanes = StanzaLanes(
+            self.work, per_lane=2, total=4, beside=1, lane_bytes=2_000, total_bytes=3_000
+        )
 
     async def work(self, received: Received) -> None:
         await self.gate.wait()
@@ -29,8 +31,10 @@ class Worker:
             raise ValueError("a defect of ours")
         self.done.append(name)
 
-    async def put(self, key: str, name: str) -> bool:
-        return await self.lanes.put(key, Received(element=ET.Element(name)))
+    async def put(self, key: str, name: str, *, text: str = "") -> bool:
+        element = ET.Element(name)
+        element.text = text
+        return await self.lanes.put(key, Received(element=element))
 
 
 @pytest_asyncio.fixture
@@ -57,6 +61,26 @@ async def test_a_full_lane_refuses_and_the_others_go_on(worker: Worker) -> None:
     await settle()
     assert [await worker.put("one", "x") for _ in range(3)] == [True, True, False]
     assert await worker.put("two", "y")
+
+
+async def test_a_lane_with_one_large_stanza_is_full_as_well(worker: Worker) -> None:
+    await worker.put("one", "first")
+    await settle()
+    assert await worker.put("one", "large", text="x" * 2_000)
+    assert not await worker.put("one", "y")
+    assert await worker.put("two", "z")
+
+
+async def test_a_house_full_of_large_stanzas_makes_whoever_brings_more_wait(worker: Worker) -> None:
+    for key in ("1", "2"):
+        await worker.put(key, key, text="x" * 1_500)
+    async with asyncio.TaskGroup() as group:
+        third = group.create_task(worker.put("3", "3"))
+        await settle()
+        assert not third.done()
+        worker.gate.set()
+    await settle()
+    assert sorted(worker.done) == ["1", "2", "3"]
 
 
 async def test_a_full_house_makes_whoever_brings_more_wait(worker: Worker) -> None:
