@@ -6,6 +6,7 @@
 4. Auth rules by the auth events: `judge`; otherwise rejected.
 5. Auth rules by the state before the event: `judge`; otherwise rejected.
 6. Auth rules by the current state: `judge`; otherwise soft-failed.
+7. The policy server that the room uses now: `judge`; otherwise soft-failed.
 
 Spec: S2S, checks on receipt of a PDU.
 """
@@ -20,6 +21,7 @@ from typing import TypeAlias
 from bridge.engine.auth import check_auth, check_auth_events
 from bridge.engine.hashes import check_content_hash
 from bridge.engine.pdu import Pdu
+from bridge.engine.policy_server import POLICY_KEY, PolicyServer, is_signed
 from bridge.engine.signing import (
     check_signature,
     is_key_valid_at,
@@ -62,7 +64,13 @@ KeysByServer: TypeAlias = Mapping[ServerName, Mapping[KeyId, VerifyKey]]
 
 def keys_to_fetch(pdu: Pdu) -> Mapping[ServerName, frozenset[KeyId]]:
     """The keys that step 2 may look at. An empty set: that server has not signed at all."""
-    return {server: frozenset(signatures_of(pdu.json, server)) for server in required_signers(pdu)}
+    return {server: frozenset(_signatures(pdu, server)) for server in required_signers(pdu)}
+
+
+def _signatures(pdu: Pdu, server: ServerName) -> dict[KeyId, str]:
+    """Without what the server says as a policy server, by a key that it does not publish."""
+    found = signatures_of(pdu.json, server)
+    return {key_id: found[key_id] for key_id in found if key_id != POLICY_KEY}
 
 
 def check_signatures_and_hash(pdu: Pdu, keys: KeysByServer, *, now_ms: int) -> Pdu:
@@ -81,7 +89,7 @@ def _check_server(
     pdu: Pdu, server: ServerName, keys: Mapping[KeyId, VerifyKey], now_ms: int
 ) -> None:
     valid = False
-    for key_id, signature in signatures_of(pdu.json, server).items():
+    for key_id, signature in _signatures(pdu, server).items():
         key = keys.get(key_id)
         if key is None or not is_key_valid_at(
             pdu.origin_server_ts,
@@ -105,13 +113,15 @@ def judge(
     state_before: AuthState | None,
     current_state: AuthState | None,
     rejected: Collection[EventId] = (),
+    policy: PolicyServer | None = None,
 ) -> Decision:
-    """Steps 4 to 6. The states need only what `auth_state_keys` names.
+    """Steps 4 to 7. The states need only what `auth_state_keys` names.
 
     `create` is the room's create event (None for the create event itself). All auth events must
     have been fetched: one that is missing from `auth_events` leads to a final rejection.
     `state_before` is None for outliers, whose state is not known; `current_state` is None where
     step 6 does not apply: outliers, backfilled events, the state of a room that is being joined.
+    `policy`: the policy server that the room uses.
     """
     chosen: dict[StateKey, Pdu] = {}
     for event_id in pdu.auth_events:
@@ -134,6 +144,12 @@ def judge(
             check_auth(pdu, state)
         except Refused as exc:
             return Decision(verdict=verdict, rule=exc.rule, reason=exc.reason)
+    if policy is not None and not is_signed(pdu, policy):  # 7
+        return Decision(
+            verdict=Verdict.SOFT_FAILED,
+            rule="policy_server",
+            reason=f"the policy server {policy.server} has not signed it",
+        )
     return Decision(verdict=Verdict.ACCEPTED)
 
 

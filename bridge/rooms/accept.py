@@ -1,4 +1,4 @@
-"""Verified events of other servers enter the room: steps 4 to 6 on receipt, then the append.
+"""Verified events of other servers enter the room: steps 4 to 7 on receipt, then the append.
 
 What they rest on must be known: `gaps` brings it before. Decisions are in `engine.receipt`.
 Spec: S2S, checks on receipt of a PDU; soft failure.
@@ -21,6 +21,7 @@ from bridge.errors import Refused, Unavailable
 from bridge.ids import EventId, RoomId, TraceId, UserId
 from bridge.rooms.append import Appender, Plan, event_row
 from bridge.rooms.load import EMPTY, Fresh, KnownEvent, Room, RoomStates, Snapshot, to_known
+from bridge.rooms.policy_server import PolicyServers, changes, needs
 from bridge.rooms.verify import check_name
 from bridge.storage import events as event_rows
 from bridge.storage import inbound
@@ -52,8 +53,15 @@ class Acceptor:
     """Judges and appends events whose previous events and auth events we have."""
 
     def __init__(
-        self, *, database: Database, states: RoomStates, appender: Appender, clock: Clock
+        self,
+        *,
+        database: Database,
+        states: RoomStates,
+        appender: Appender,
+        policy_servers: PolicyServers,
+        clock: Clock,
     ) -> None:
+        self._policy_servers = policy_servers
         self._database = database
         self._clock = clock
         self._states = states
@@ -76,6 +84,7 @@ class Acceptor:
         `refuses_soft_failure`: store nothing unless the event is accepted (the answers of a
         resident server). `queued`: a row of the inbound queue is worked off with it.
         """
+        pdu = await self._policy_servers.complete(await self._states.joined_room(room_id), pdu)
 
         async def attempt() -> Decision:
             room = await self._states.joined_room(room_id)
@@ -143,6 +152,9 @@ class Acceptor:
                     await asyncio.sleep(0)
                 if pdu.event_id in known or self._is_about_us(pdu):
                     break
+                policy = await self._policy_servers.find(plan.room, plan.fresh)
+                if needs(pdu, policy) or changes(pdu, policy):
+                    break
                 if await self.missing_prev(pdu, plan.fresh):
                     break
                 auth = await self._states.events(pdu.auth_events, plan.fresh)
@@ -184,7 +196,7 @@ class Acceptor:
     async def judge(
         self, room: Room, pdu: Pdu, before: Snapshot, fresh: Fresh | None = None
     ) -> Decision:
-        """Steps 4 to 6. Raises `Unavailable` when an auth event is missing."""
+        """Steps 4 to 7. Raises `Unavailable` when an auth event is missing."""
         create = await self._states.create_event(room.state, fresh)
         auth = await self._states.events(pdu.auth_events, fresh)
         missing = set(pdu.auth_events) - auth.keys()
@@ -201,6 +213,7 @@ class Acceptor:
             state_before=state_before,
             current_state=current_state,
             rejected=[event_id for event_id, known in auth.items() if known.is_rejected],
+            policy=await self._policy_servers.find(room, fresh),
         )
 
     async def state_before(self, room: Room, pdu: Pdu, plan: Plan | None = None) -> Snapshot:

@@ -41,6 +41,7 @@ from bridge.rooms.exchange import Exchange
 from bridge.rooms.load import KnownEvent, Room, RoomStates
 from bridge.rooms.network import Json, Lookups
 from bridge.rooms.outside import Outside
+from bridge.rooms.policy_server import PolicyServers
 from bridge.rooms.query import RoomQueries
 from bridge.rooms.restricted import find_voucher, needs_voucher
 from bridge.rooms.send import Sender
@@ -102,7 +103,9 @@ class Answers:
         bounds: GraphBounds,
         new_trace: Callable[[], TraceId],
         house: House,
+        policy_servers: PolicyServers,
     ) -> None:
+        self._policy_servers = policy_servers
         self._house = house
         self._bounds = bounds
         self._server_name = server_name
@@ -271,6 +274,8 @@ class Answers:
         unknown = len(named - known.keys())
         if unknown or any(known[one].outlier for one in checked.prev_events):
             raise BadInput("the event does not stand on ours", errcode="M_INVALID_PARAM")
+        # Its words are the answer, where a policy server refuses.
+        checked = await self._policy_servers.sign(room, checked)
         decision = await self._acceptor.accept(
             room.room_id,
             checked,

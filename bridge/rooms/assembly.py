@@ -24,6 +24,7 @@ from bridge.rooms.handshake import Handshake
 from bridge.rooms.load import RoomStates
 from bridge.rooms.network import KeyRing, Lookups, Peers
 from bridge.rooms.outside import Outside
+from bridge.rooms.policy_server import PolicyServers
 from bridge.rooms.public_rooms import PublicRooms
 from bridge.rooms.purge import Purger
 from bridge.rooms.query import RoomQueries
@@ -91,7 +92,19 @@ def build_rooms(
     verifier = Verifier(
         server_name=server_name, key=key, keyring=keyring, names=states, clock=clock
     )
+    policy_servers = PolicyServers(
+        server_name=server_name, database=database, states=states, peers=peers, clock=clock
+    )
+    acceptor = Acceptor(
+        database=database,
+        states=states,
+        appender=appender,
+        policy_servers=policy_servers,
+        clock=clock,
+    )
     sender = Sender(
+        acceptor=acceptor,
+        policy_servers=policy_servers,
         server_name=server_name,
         key=key,
         database=database,
@@ -101,7 +114,6 @@ def build_rooms(
         bounds=bounds,
         random_text=make_event_localpart,
     )
-    acceptor = Acceptor(database=database, states=states, appender=appender, clock=clock)
     outside = Outside(server_name=server_name, database=database, verifier=verifier, clock=clock)
     underway = Underway()
     receiver = Receiver(
@@ -174,6 +186,7 @@ def build_rooms(
         receiver=receiver,
         answers=Answers(
             house=house,
+            policy_servers=policy_servers,
             server_name=server_name,
             key=key,
             states=states,

@@ -603,7 +603,9 @@ class Handshake:
         theirs = signatures_of(answer, peer)
         if not theirs:
             raise BadInput(f"{peer} did not sign the invite")
-        signatures = {**invite.json["signatures"], peer: dict(theirs)}
+        ours = invite.json["signatures"]
+        # The peer may be the room's policy server, too, whose signature is there already.
+        signatures = {**ours, peer: {**ours.get(peer, {}), **theirs}}
         signed = Pdu.parse({**invite.json, "signatures": signatures}, invite.version)
         for key_id in sorted(theirs)[:MAX_KEYS_PER_SERVER]:
             text = await self._keyring.verify_key(peer, key_id, invite.origin_server_ts)

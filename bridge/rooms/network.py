@@ -107,6 +107,12 @@ class Peers(Protocol):
         """A page of its list of rooms, as it was sent."""
         ...
 
+    async def policy_sign(
+        self, peer: ServerName, path: str, pdu: Json, *, timeout_s: float
+    ) -> Json:
+        """By server name and key ID, the signature of a policy server; `Refused`: it will not."""
+        ...
+
     async def version(self, peer: ServerName) -> Json:
         """`name` and `version` of its software, where it says so."""
         ...

@@ -15,11 +15,14 @@ from bridge.engine.build import Draft, PrevEvent, chosen_event_id, complete, eve
 from bridge.engine.canonical import JsonObject
 from bridge.engine.keys import Signer
 from bridge.engine.pdu import Pdu
+from bridge.engine.receipt import Verdict
 from bridge.errors import NotFound, Refused
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
+from bridge.rooms.accept import Acceptor
 from bridge.rooms.append import Appender, Plan, Repeated
 from bridge.rooms.bounds import DEFAULTS, GraphBounds
 from bridge.rooms.load import Room, RoomStates, Snapshot, choose_auth_events
+from bridge.rooms.policy_server import PolicyServers
 from bridge.storage import events as event_rows
 from bridge.storage.database import Database
 
@@ -39,9 +42,13 @@ class Sender:
         appender: Appender,
         clock: Clock,
         random_text: Callable[[], str],
+        acceptor: Acceptor,
+        policy_servers: PolicyServers,
         bounds: GraphBounds = DEFAULTS,
     ) -> None:
         """`random_text`: of the IDs of our events, where they are no hashes."""
+        self._acceptor = acceptor
+        self._policy_servers = policy_servers
         self._bounds = bounds
         self._server_name = server_name
         self._key = key
@@ -77,10 +84,23 @@ class Sender:
             at_ms=at_ms,
         )
 
+        signed: Pdu | None = None
+        room = await self._states.find_room(room_id)
+        if room is not None and await self._policy_servers.find(room) is not None:
+            # Its name stands in the signature: what the policy server has seen is what is sent,
+            # wherever the room has moved meanwhile.
+            done = await self.find_sent(transaction_id)
+            if done is not None:
+                return done
+            signed, _ = await self.build(room, draft)
+
         async def attempt() -> EventId:
             room = await self._states.joined_room(room_id)
             plan = self._appender.plan(room)
-            pdu = await self.add(plan, draft, trace_id=trace_id)
+            if signed is None:
+                pdu = await self.add(plan, draft, trace_id=trace_id)
+            else:
+                pdu = await self._add_signed(plan, signed, trace_id)
             await self._appender.commit(plan, transaction_id=transaction_id, answers=pdu.event_id)
             return pdu.event_id
 
@@ -111,10 +131,19 @@ class Sender:
         await self._appender.add(plan, pdu, before=before, trace_id=trace_id, outgoing=True)
         return pdu
 
+    async def _add_signed(self, plan: Plan, pdu: Pdu, trace_id: TraceId) -> Pdu:
+        before = await self._acceptor.state_before(plan.room, pdu)
+        decision = await self._acceptor.judge(plan.room, pdu, before)
+        if decision.verdict is not Verdict.ACCEPTED:
+            raise Refused(decision.reason, rule=decision.rule)
+        await self._appender.add(plan, pdu, before=before, trace_id=trace_id, outgoing=True)
+        return pdu
+
     async def build(
         self, room: Room, draft: Draft, plan: Plan | None = None
     ) -> tuple[Pdu, Snapshot]:
-        """A signed event on top of the room, allowed by the state before it, and that state."""
+        """A signed event on top of the room, allowed by the state before it and by the room's
+        policy server, and that state."""
         if room.version.extensible_events and draft.type in NOT_EXTENSIBLE:
             raise Refused(
                 f"{draft.type} is not sent into rooms with extensible events", rule="extensible"
@@ -129,7 +158,7 @@ class Sender:
         )
         fresh = None if plan is None else plan.fresh
         check_auth(pdu, await self._states.auth_state(before.state, pdu, fresh))
-        return pdu, before
+        return await self._policy_servers.sign(room, pdu), before
 
     async def template(
         self, room: Room, draft: Draft, plan: Plan | None = None

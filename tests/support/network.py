@@ -130,6 +130,8 @@ class Network:
         self.tamper: Callable[[str, Any], Any] = lambda endpoint, answer: answer
         self.after_answer: Callable[[str], Awaitable[None]] | None = None
         self.lose_pdu: Callable[[ServerName, Json], bool] = lambda peer, pdu: False
+        self.policy: Callable[[str, Json], Json] | None = None
+        """What the policy servers answer, by path and event."""
         self.keys_away: set[ServerName] = set()
         """Servers whose keys cannot be had."""
         self.bounds = DEFAULTS
@@ -291,6 +293,16 @@ class NetworkPeers:
         self, endpoint: str, peer: ServerName, answer: Callable[[Server], Awaitable[T]]
     ) -> T:
         return await self._network.ask(endpoint, self._origin, peer, answer)
+
+    async def policy_sign(
+        self, peer: ServerName, path: str, pdu: Json, *, timeout_s: float
+    ) -> Json:
+        async def answer(server: Server) -> Json:
+            if self._network.policy is None:
+                raise Refused("no policy server", errcode="M_UNRECOGNIZED", rule="peer")
+            return self._network.policy(path, wire(pdu))
+
+        return await self._ask("policy_sign", peer, answer)
 
     async def make_join(
         self, peer: ServerName, room_id: RoomId, user_id: UserId, versions: Sequence[RoomVersionId]

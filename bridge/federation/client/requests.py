@@ -487,6 +487,25 @@ class PeerRequests:
 
     # The four ways to ask.
 
+    async def policy_sign(
+        self, peer: ServerName, path: str, pdu: JsonObject, *, timeout_s: float
+    ) -> JsonObject:
+        """Spec: S2S, POST /sign. An empty answer is a refusal (MSC4284, from before)."""
+        answer = _object(
+            await self._transport.request(
+                peer,
+                "POST",
+                path,
+                endpoint="policy_sign",
+                body=pdu,
+                timeout_s=timeout_s,
+                max_bytes=self._limits.small_bytes,
+            )
+        )
+        if not answer:
+            raise Refused("refused without a word", errcode="M_FORBIDDEN", rule="peer")
+        return answer
+
     async def _get(
         self,
         peer: ServerName,
