@@ -27,6 +27,7 @@ from bridge.backends.native.backend import NativeBackend
 from bridge.backends.native.ephemeral import EphemeralFeed
 from bridge.backends.native.feed import NativeFeed
 from bridge.backends.native.lookups import ListenerLookups
+from bridge.backends.native.media import MediaFiles
 from bridge.bot.assembly import build_bot
 from bridge.bot.control import SOCKET
 from bridge.clock import Clock, SystemClock
@@ -40,6 +41,7 @@ from bridge.errors import BadInput, Misconfigured, Unavailable
 from bridge.federation.client.discovery import Discovery
 from bridge.federation.client.keyring import ServerKeyRing
 from bridge.federation.client.keystore import DatabaseKeyStore
+from bridge.federation.client.media import RemoteMedia
 from bridge.federation.client.requests import PeerRequests
 from bridge.federation.client.transport import Transport
 from bridge.federation.edu_sources import StoredEdus, StoredReceipts
@@ -48,6 +50,7 @@ from bridge.federation.sender import Sender
 from bridge.federation.server.auth import Authentication
 from bridge.federation.server.events import Events
 from bridge.federation.server.keys import Keys
+from bridge.federation.server.media import Media
 from bridge.federation.server.membership import Membership as MembershipEndpoints
 from bridge.federation.server.notary import Notary
 from bridge.federation.server.people import PeopleEndpoints
@@ -59,6 +62,8 @@ from bridge.federation.server.well_known import well_known_routes
 from bridge.identity.resolver import NumberTemplate, Resolver, SourceSettings, Voucher
 from bridge.identity.sources import build_sources
 from bridge.ids import RoomVersionId, ServerName, UserId, parse_server_name, parse_user_id
+from bridge.media.assembly import build_media
+from bridge.media.store import MediaLimits
 from bridge.net.addresses import AddressPolicy, parse_networks
 from bridge.net.client import HttpClient
 from bridge.net.dns import DnsResolver
@@ -279,6 +284,19 @@ class Gateway:
             clock=clock,
             notaries=read_notaries(federation.notaries),
         )
+        self._media = build_media(
+            own_name=identity.server_name,
+            folder=self._settings.path(Path("media")),
+            database=database,
+            clock=clock,
+            limits=MediaLimits(**self._settings.media.model_dump()),
+        )
+        self._remote_media = RemoteMedia(
+            transport=transport,
+            client=network.client,
+            store=self._media.store,
+            house=self._house,
+        )
         self._lookups = ListenerLookups()
         self._limits = build_limits(self._settings.federation.limits)
         self._rooms: Rooms = build_rooms(
@@ -327,6 +345,9 @@ class Gateway:
             database=database,
             clock=clock,
             versions=identity.versions,
+            media=MediaFiles(
+                store=self._media.store, remote=self._remote_media, signer=self._media.signer
+            ),
             extensible_direct_chats=self._settings.rooms.extensible_direct_chats,
         )
 
@@ -461,6 +482,7 @@ class Gateway:
                 devices=self._people.devices, keys=self._people.keys, openid=self._people.openid
             ),
             room_lists=RoomLists(public_rooms=self._rooms.public_rooms),
+            media=Media(store=self._media.store, thumbnails=self._media.thumbnails),
         )
         known = settings.well_known
         routes += well_known_routes(
@@ -501,6 +523,7 @@ class Gateway:
             loop.add_signal_handler(number, stop.set)
         self._introduce()
         await self._bot.rules.load()
+        await self._media.store.start()
         await self._health.start()
         await self._web.start()
         try:

@@ -234,6 +234,19 @@ class PolicySettings(_Section):
     """Rules of the house, as one would write them to the bot."""
 
 
+class MediaSettings(_Section):
+    """Files that people send. They stand in the folder `media` of the data folder."""
+
+    max_bytes: Positive = 100 << 20
+    """Of one file, of ours or of another server."""
+    cache_bytes: Positive = 5 << 30
+    """Of all files of other servers; those unused for longest go first."""
+    quota_bytes: Positive = 2 << 30
+    """Of all files that one person has sent."""
+    keep_free_bytes: Annotated[int, Field(ge=0)] = 512 << 20
+    """Nothing is stored while the disk has less room than this."""
+
+
 class DeliverySettings(_Section):
     give_up_after_s: Positive = 3 * 24 * 3600
     """A message that could not become an event for so long is given up, its author told."""
@@ -280,6 +293,7 @@ class Settings(BaseSettings):
     federation: FederationSettings = FederationSettings()
     well_known: WellKnownSettings = WellKnownSettings()
     policy: PolicySettings = PolicySettings()
+    media: MediaSettings = MediaSettings()
     delivery: DeliverySettings = DeliverySettings()
     log: LogSettings = LogSettings()
     xmpp: dict[str, Any] = Field(default_factory=dict)

@@ -31,6 +31,7 @@ _SURELY_SHORT = MAX_ID_BYTES // 4
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,255}")
 _IPV6 = re.compile(r"\[[0-9A-Fa-f:.]{2,45}\]")
 _PORT = re.compile(r"[0-9]{1,5}")
+_MEDIA_ID = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 
 def fits(text: str, max_bytes: int) -> bool:
@@ -150,6 +151,21 @@ def parse_event_id_with_server(text: object) -> EventId:
     _split(text, "$", "event ID")
     assert isinstance(text, str)
     return EventId(text)
+
+
+def parse_mxc(text: object) -> tuple[ServerName, str]:
+    """Server and media ID of `mxc://server/id`. Spec: C2S, content repository."""
+    if not isinstance(text, str) or not text.startswith("mxc://"):
+        raise BadInput(f"not an mxc URI: {_shown(text)}", errcode="M_INVALID_PARAM")
+    server, _, media_id = text.removeprefix("mxc://").partition("/")
+    return parse_server_name(server), parse_media_id(media_id)
+
+
+def parse_media_id(text: object) -> str:
+    """Letters, digits, `_` and `-`: nothing that means anything in a path."""
+    if not isinstance(text, str) or not _MEDIA_ID.fullmatch(text):
+        raise BadInput(f"not a media ID: {_shown(text)}", errcode="M_INVALID_PARAM")
+    return text
 
 
 def localpart_of(identifier: UserId | RoomAlias) -> str:

@@ -15,8 +15,8 @@ import io
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,59 @@ class HttpResponse:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError as exc:
             raise BadInput(f"the answer is not JSON: {exc}", errcode="M_NOT_JSON") from exc
+
+
+class HttpStream:
+    """An answer whose body is still to come, piece by piece, decompressed.
+
+    `read` gives the rest of it, up to a bound: for errors. Errors as those of `HttpClient.send`;
+    `Unavailable` also where nothing comes for `stall_timeout_s`.
+    """
+
+    def __init__(
+        self, answer: aiohttp.ClientResponse, *, max_bytes: int, stall_timeout_s: float
+    ) -> None:
+        self.status = answer.status
+        self.headers = {name.lower(): value for name, value in answer.headers.items()}
+        self.url = str(answer.url)
+        self._answer = answer
+        self._max_bytes = max_bytes
+        self._stall_timeout_s = stall_timeout_s
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        length = self._answer.content_length
+        if length is not None and length > self._max_bytes:
+            raise _too_large(length, self._max_bytes)
+        size = 0
+        while True:
+            try:
+                async with asyncio.timeout(self._stall_timeout_s):
+                    part = await self._answer.content.read(_CHUNK_BYTES)
+            except TimeoutError as exc:
+                raise Unavailable("the answer stopped coming") from exc
+            except (aiohttp.ClientError, OSError, ValueError) as exc:
+                raise Unavailable(f"the answer was cut off: {exc}") from exc
+            if not part:
+                return
+            size += len(part)
+            if size > self._max_bytes:
+                raise _too_large(None, self._max_bytes)
+            yield part
+
+    async def read(self, max_bytes: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        async for part in self:
+            size += len(part)
+            if size > max_bytes:
+                raise _too_large(None, max_bytes)
+            parts.append(part)
+        return b"".join(parts)
+
+
+def _too_large(length: int | None, max_bytes: int) -> BadInput:
+    what = "an answer" if length is None else f"an answer of {length} bytes,"
+    return BadInput(f"{what} over {max_bytes} bytes", errcode="M_TOO_LARGE")
 
 
 class _AddressForbidden(OSError):
@@ -178,6 +231,49 @@ class HttpClient:
         except TimeoutError as exc:
             raise Unavailable(f"no answer within {request.timeout_s:g} s") from exc
 
+    @asynccontextmanager
+    async def open(
+        self, request: HttpRequest, *, stall_timeout_s: float = 30.0
+    ) -> AsyncIterator[HttpStream]:
+        """As `send`, but the body is read by the caller, inside the `async with`. `timeout_s` is
+        for all of it, the caller's work on it included; `max_bytes` bounds the body."""
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                async with self._opened(request) as answer:
+                    yield HttpStream(
+                        answer, max_bytes=request.max_bytes, stall_timeout_s=stall_timeout_s
+                    )
+        except TimeoutError as exc:
+            raise Unavailable(f"no whole answer within {request.timeout_s:g} s") from exc
+
+    @asynccontextmanager
+    async def _opened(self, request: HttpRequest) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Connects as `_follow` does."""
+        for hops in range(request.max_redirects + 1):
+            async with await self._begin_anywhere(request) as answer:
+                try:
+                    location = answer.headers.get("location")
+                    is_moved = answer.status in _REDIRECTS and location is not None
+                    if not (is_moved and request.max_redirects):
+                        yield answer
+                        return
+                finally:
+                    # Whatever is left of the body is not waited for.
+                    answer.close()
+            if hops < request.max_redirects:
+                request = _redirected(request, location or "")
+        raise Refused("too many redirects", rule="redirects")
+
+    async def _begin_anywhere(self, request: HttpRequest) -> aiohttp.ClientResponse:
+        failure: IsthmusError | None = None
+        for url in _targets(request):
+            try:
+                return await self._begin(request, url)
+            except _NotConnected as exc:
+                failure = exc.reason
+        assert failure is not None
+        raise failure
+
     def _make_socket(self, info: aiohttp.AddrInfoType) -> socket.socket:
         family, kind, proto, _, target = info
         address = ipaddress.ip_address(str(target[0]).partition("%")[0])
@@ -200,25 +296,21 @@ class HttpClient:
 
     async def _send_once(self, request: HttpRequest) -> HttpResponse:
         """To the URL's host, or to the first of `connect_to` that can be connected to."""
-        if not request.connect_to:
-            return await self._exchange(request, _url(request.url))
-        failure: IsthmusError | None = None
-        for endpoint in request.connect_to:
-            url = _url(request.url)
-            host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-            target = _url(f"{url.scheme}://{host}:{endpoint.port}{url.raw_path_qs}")
-            try:
-                return await self._exchange(request, target)
-            except _NotConnected as exc:
-                failure = exc.reason
-        assert failure is not None
-        raise failure
+        async with await self._begin_anywhere(request) as answer:
+            with _translated(request, _url(request.url)):
+                headers = {name.lower(): value for name, value in answer.headers.items()}
+                if answer.status == 200 and request.long_lists:
+                    parsed = await _parse(answer, request)
+                    return HttpResponse(status=200, headers=headers, body=b"", parsed=parsed)
+                body = await _read(answer, request.max_bytes)
+                return HttpResponse(status=answer.status, headers=headers, body=body)
 
-    async def _exchange(self, request: HttpRequest, url: URL) -> HttpResponse:
+    async def _begin(self, request: HttpRequest, url: URL) -> aiohttp.ClientResponse:
+        """The answer's head. `_NotConnected` where another endpoint may be tried."""
         # The connection is one thing that may fail and be tried elsewhere; once it stands, what
         # was sent may have been worked on, and is not sent again from here.
-        try:
-            async with self._session.request(
+        with _translated(request, url):
+            return await self._session.request(
                 request.method,
                 url,
                 headers=request.headers,
@@ -226,29 +318,44 @@ class HttpClient:
                 allow_redirects=False,
                 server_hostname=request.certificate_name,
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout_s),
-            ) as answer:
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                if answer.status == 200 and request.long_lists:
-                    parsed = await _parse(answer, request)
-                    return HttpResponse(status=200, headers=headers, body=b"", parsed=parsed)
-                body = await _read(answer, request.max_bytes)
-                return HttpResponse(status=answer.status, headers=headers, body=body)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
-            failure = _connect_failure(exc, url)
-            if request.connect_to:
-                raise _NotConnected(failure) from exc
-            raise failure from exc
-        except aiohttp.ServerTimeoutError as exc:
-            raise Unavailable(f"no answer from {url.host} in time") from exc
-        except aiohttp.ServerDisconnectedError as exc:
-            # Its text is what had come of the answer.
-            raise Unavailable(f"{url.host} closed the connection before it answered") from exc
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as exc:
-            raise Unavailable(f"connection to {url.host} failed: {exc}") from exc
-        except aiohttp.InvalidURL as exc:
-            raise BadInput(f"not a URL: {request.url!r}") from exc
-        except (aiohttp.ClientError, ValueError) as exc:
-            raise BadInput(f"{url.host} does not answer in HTTP: {exc}") from exc
+            )
+
+
+@contextmanager
+def _translated(request: HttpRequest, url: URL) -> Iterator[None]:
+    """The library's exceptions become ours."""
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
+        failure = _connect_failure(exc, url)
+        if request.connect_to:
+            raise _NotConnected(failure) from exc
+        raise failure from exc
+    except aiohttp.ServerTimeoutError as exc:
+        raise Unavailable(f"no answer from {url.host} in time") from exc
+    except aiohttp.ServerDisconnectedError as exc:
+        # Its text is what had come of the answer.
+        raise Unavailable(f"{url.host} closed the connection before it answered") from exc
+    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as exc:
+        raise Unavailable(f"connection to {url.host} failed: {exc}") from exc
+    except aiohttp.InvalidURL as exc:
+        raise BadInput(f"not a URL: {request.url!r}") from exc
+    except (aiohttp.ClientError, ValueError) as exc:
+        raise BadInput(f"{url.host} does not answer in HTTP: {exc}") from exc
+
+
+def _targets(request: HttpRequest) -> Sequence[URL]:
+    """The URL itself, or each of `connect_to` in its place."""
+    url = _url(request.url)
+    if not request.connect_to:
+        return [url]
+    return [
+        _url(
+            f"{url.scheme}://{f'[{endpoint.host}]' if ':' in endpoint.host else endpoint.host}"
+            f":{endpoint.port}{url.raw_path_qs}"
+        )
+        for endpoint in request.connect_to
+    ]
 
 
 def _in_pieces(body: bytes | None) -> bytes | io.BytesIO | None:

@@ -8,7 +8,7 @@ twice is one event. Methods raise `Refused` (final, with an errcode), `NotFound`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -157,6 +157,27 @@ class PublicRooms:
     previous: str | None
     total: int | None
     """As far as the server says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """A file, without its bytes. Width and height in pixels, of images where they are known."""
+
+    mxc: str
+    content_type: str
+    size_bytes: int
+    name: str | None
+    sha256: str
+    width: int | None = None
+    height: int | None = None
+
+
+class MediaStream(Protocol):
+    """The bytes of a file, or of a part of it. Whoever has one closes it."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def close(self) -> None: ...
 
 
 class Power(Protocol):
@@ -394,6 +415,35 @@ class MatrixBackend(Protocol):
     ) -> None:
         """Of one of our own users, told to the servers that share a room with them. Best effort,
         in memory."""
+        ...
+
+    async def upload(
+        self,
+        *,
+        chunks: AsyncIterable[bytes],
+        uploader: UserId,
+        content_type: str | None,
+        name: str | None,
+        txn: str,
+    ) -> Media:
+        """Stores a file of one of our own users, once per `txn`: of one that is there `chunks` are
+        not read. BadInput for what is too large, Refused where the person's quota is reached;
+        whatever `chunks` raises passes through."""
+        ...
+
+    async def find_upload(self, txn: str) -> Media | None:
+        """What was stored under that `txn`."""
+        ...
+
+    async def media(self, mxc: str) -> Media:
+        """Fetched from its server where it is not ours and not here yet, which may take long.
+        BadInput, NotFound, Refused, Unavailable."""
+        ...
+
+    async def open_media(
+        self, mxc: str, *, start: int = 0, length: int | None = None
+    ) -> MediaStream:
+        """As `media`, and opened."""
         ...
 
 

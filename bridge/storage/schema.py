@@ -787,3 +787,46 @@ policy_rooms = Table(
     Column("made_ms", BigInteger, nullable=False),
 )
 """Policy rooms whose rules hold here."""
+
+# --- media ---------------------------------------------------------------------------------
+
+media = Table(
+    "media",
+    METADATA,
+    # The server in its mxc URI: ours, or that of a peer whose media we have fetched.
+    Column("origin", Text, primary_key=True),
+    Column("media_id", Text, primary_key=True),
+    Column("content_type", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    # The name of the file as it was uploaded, if it had one.
+    Column("name", Text),
+    # Of an image, in pixels, where we could tell.
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("sha256", Text, nullable=False),
+    # One of our own users; NULL: fetched from a peer.
+    Column("uploader", Text),
+    # Shown to nobody.
+    Column("quarantined", Boolean, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    # To the hour: what was not asked for longest goes first when there is too much.
+    Column("accessed_ms", BigInteger, nullable=False),
+    Index(None, "uploader"),
+    Index(None, "origin", "accessed_ms"),
+)
+"""Files whose bytes stand in the data folder (`media/store`)."""
+
+media_thumbnails = Table(
+    "media_thumbnails",
+    METADATA,
+    Column("origin", Text, primary_key=True),
+    Column("media_id", Text, primary_key=True),
+    Column("width", Integer, primary_key=True),
+    Column("height", Integer, primary_key=True),
+    # scale | crop
+    Column("method", Text, primary_key=True),
+    Column("animated", Boolean, primary_key=True),
+    Column("content_type", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+)
+"""Thumbnails that were made, by the size that was wished."""

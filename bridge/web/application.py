@@ -20,9 +20,10 @@ from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.clock import Clock, SystemClock
-from bridge.errors import BadInput, Misconfigured, Unavailable
+from bridge.errors import BadInput, IsthmusError, Misconfigured, Unavailable
+from bridge.telemetry.log import get_logger
 from bridge.web.middleware import answer, count, error_response, unknown_path, wrong_method
-from bridge.web.routing import Endpoint, Request, Response, Route, RouteTable
+from bridge.web.routing import ByteStream, Endpoint, Request, Response, Route, RouteTable
 
 __all__ = ["Endpoint", "Listener", "Request", "Response", "Route", "RouteTable", "WebServer"]
 
@@ -38,6 +39,12 @@ SHARE_OF_READING = 4
 slowly keeps others waiting only where he comes from."""
 MAX_READING_BYTES = 256 << 20
 """Of all the bodies that are being read at a time."""
+MAX_STREAMS = 100
+"""Answers sent piece by piece at a time: each holds a file and a connection for long."""
+STREAM_CHUNK_TIMEOUT_S = 60.0
+"""How long one piece may take to be read and taken."""
+
+log = get_logger("web")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +144,7 @@ class WebServer:
         self._max_body_bytes = max_body_bytes
         self._max_in_flight = max_in_flight
         self._in_flight = 0
+        self._streams = 0
         self._reading: Counter[str] = Counter()
         self._reading_bytes = 0
         self._max_connections = max_connections or connections_allowed()
@@ -190,6 +198,11 @@ class WebServer:
 
     async def _serve(self, raw: web.BaseRequest) -> web.StreamResponse:
         response = await self._answer(raw)
+        if response.stream is not None:
+            return await self._serve_stream(raw, response, response.stream)
+        return await self._serve_whole(raw, response)
+
+    async def _serve_whole(self, raw: web.BaseRequest, response: Response) -> web.StreamResponse:
         headers = {"Server": self._server_header, **response.headers}
         sent = web.Response(status=response.status, body=response.to_bytes(), headers=headers)
         sent.headers["Content-Type"] = response.content_type
@@ -202,6 +215,37 @@ class WebServer:
                 raw.transport.abort()
         except ConnectionError:
             pass  # Whoever asked has gone: peers do, and ask again.
+        return sent
+
+    async def _serve_stream(
+        self, raw: web.BaseRequest, response: Response, stream: ByteStream
+    ) -> web.StreamResponse:
+        if self._streams >= MAX_STREAMS:
+            await stream.close()
+            busy = error_response(Unavailable("too many files at once", retry_after_s=5.0))
+            return await self._serve_whole(raw, busy)
+        headers = {"Server": self._server_header, **response.headers}
+        sent = web.StreamResponse(status=response.status, headers=headers)
+        sent.headers["Content-Type"] = response.content_type
+        sent.content_length = response.length
+        self._streams += 1
+        try:
+            async with asyncio.timeout(STREAM_CHUNK_TIMEOUT_S) as patience:
+                await sent.prepare(raw)
+                if raw.method != "HEAD":
+                    async for chunk in stream:
+                        await sent.write(chunk)
+                        patience.reschedule(
+                            asyncio.get_running_loop().time() + STREAM_CHUNK_TIMEOUT_S
+                        )
+                await sent.write_eof()
+        except (TimeoutError, IsthmusError, ConnectionError) as exc:
+            log.debug("a stream was broken off", reason=str(exc))
+            if raw.transport is not None:
+                raw.transport.abort()
+        finally:
+            self._streams -= 1
+            await stream.close()
         return sent
 
     async def _answer(self, raw: web.BaseRequest) -> Response:

@@ -6,9 +6,9 @@ an encoded slash. What a literal segment offers goes before what a parameter off
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import orjson
@@ -75,13 +75,26 @@ class Request:
         return value
 
 
+class ByteStream(Protocol):
+    """A body that is too large to be held. It is closed by the server, sent or not."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """`json`, or `body` when it is given."""
+    """`json`, or `body` when it is given, or `stream` with its `length` if that is known.
+
+    A stream that fails breaks the connection off: nobody takes the part for the whole.
+    """
 
     status: int = 200
     json: Any = field(default_factory=dict)
     body: bytes | None = None
+    stream: ByteStream | None = None
+    length: int | None = None
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
 

@@ -28,6 +28,7 @@ from bridge.engine.versions import RoomVersion, get_version
 from bridge.federation.client.discovery import Discovery, Location
 from bridge.federation.client.keyring import ServerKeyRing
 from bridge.federation.client.keystore import DatabaseKeyStore
+from bridge.federation.client.media import RemoteMedia
 from bridge.federation.client.requests import PeerRequests
 from bridge.federation.client.transport import Transport
 from bridge.federation.edu_sources import StoredEdus, StoredReceipts
@@ -36,6 +37,7 @@ from bridge.federation.sender import Sender
 from bridge.federation.server.auth import Authentication
 from bridge.federation.server.events import Events
 from bridge.federation.server.keys import Keys
+from bridge.federation.server.media import Media
 from bridge.federation.server.membership import Membership
 from bridge.federation.server.notary import Notary
 from bridge.federation.server.people import PeopleEndpoints
@@ -44,6 +46,8 @@ from bridge.federation.server.room_lists import RoomLists
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
 from bridge.ids import EventId, RoomAlias, RoomId, RoomVersionId, ServerName, TraceId, UserId
+from bridge.media.assembly import MediaParts, build_media
+from bridge.media.store import MediaLimits
 from bridge.net.addresses import AddressPolicy, parse_networks
 from bridge.net.client import Endpoint as Address
 from bridge.net.client import HttpClient
@@ -105,6 +109,8 @@ class Running:
     resolver: DnsResolver
     web: WebServer
     task: asyncio.Task[None]
+    media: MediaParts
+    remote_media: RemoteMedia
 
 
 class Routed(Discovery):
@@ -147,6 +153,7 @@ class MatrixSide:
         self.house = House(own_name=self.name)
         self.limits = Limits()
         self.people = Residents()
+        self.media_limits = MediaLimits(keep_free_bytes=0)
         self.heard: list[Request] = []
         self.changes: list[Change] = []
         self.interfere: Interference | None = None
@@ -219,6 +226,17 @@ class MatrixSide:
             resync_pause_s=0.2,
         )
         rooms.ephemeral.outlet.attach(wake=sender.wake, sink=self)
+        media = build_media(
+            own_name=self.name,
+            folder=self._database_file.with_suffix(".media"),
+            database=database,
+            clock=self.clock,
+            limits=self.media_limits,
+        )
+        await media.store.start()
+        remote_media = RemoteMedia(
+            transport=transport, client=client, store=media.store, house=self.house
+        )
         keys = Keys(own_name=self.name, keys=self.keys, clock=self.clock)
         routes = federation_routes(
             authentication=Authentication(
@@ -247,6 +265,7 @@ class MatrixSide:
             queries=Queries(own_name=self.name, directory=rooms.directory),
             people=PeopleEndpoints(devices=people.devices, keys=people.keys, openid=people.openid),
             room_lists=RoomLists(public_rooms=rooms.public_rooms),
+            media=Media(store=media.store, thumbnails=media.thumbnails),
         )
         web = WebServer(
             routes=[self._between(route) for route in routes],
@@ -271,6 +290,8 @@ class MatrixSide:
             web=web,
             people=people,
             task=self._tasks.create_task(_run(rooms, sender, people)),
+            media=media,
+            remote_media=remote_media,
         )
 
     async def stop(self) -> None:

@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 
 from bridge.backends.native.backend import NativeBackend
 from bridge.backends.native.lookups import ListenerLookups
+from bridge.backends.native.media import MediaFiles
 from bridge.engine.keys import SigningKey
-from bridge.errors import Refused, Unavailable
+from bridge.errors import NotFound, Refused, Unavailable
 from bridge.ids import (
     EventId,
     KeyId,
@@ -30,6 +31,8 @@ from bridge.ids import (
     TraceId,
     UserId,
 )
+from bridge.media.assembly import MediaParts, build_media
+from bridge.media.store import MediaLimits, MediaStore
 from bridge.people.assembly import People, build_people
 from bridge.policy.house import House
 from bridge.policy.limits import Limits
@@ -41,6 +44,7 @@ from bridge.rooms.public_rooms import ListQuery
 from bridge.storage import events as event_rows
 from bridge.storage import streams
 from bridge.storage.database import Database, Transaction
+from bridge.storage.media import MediaRow
 from bridge.storage.schema import stream_events
 from tests.support.clock import FakeClock
 
@@ -98,6 +102,7 @@ class Server:
     lookups: ListenerLookups
     house: House
     people: People
+    media: MediaParts
     down: bool = False
     software: str = "Isthmus"
     refuses_versions: set[str] = field(default_factory=set)
@@ -170,6 +175,14 @@ class Network:
             bounds=self.bounds,
             limits=self.limits,
         )
+        media = build_media(
+            own_name=server_name,
+            folder=file.with_suffix(".media"),
+            database=database,
+            clock=self.clock,
+            limits=MediaLimits(keep_free_bytes=0),
+        )
+        await media.store.start()
         backend = NativeBackend(
             server_name=server_name,
             bot=UserId(f"@isthmus:{name}"),
@@ -178,6 +191,9 @@ class Network:
             database=database,
             clock=self.clock,
             versions=[RoomVersionId(one) for one in versions],
+            media=MediaFiles(
+                store=media.store, remote=NetworkMedia(self, media.store), signer=media.signer
+            ),
         )
         people = build_people(
             own_name=server_name,
@@ -188,7 +204,7 @@ class Network:
             wake=lambda _: None,
         )
         server = Server(
-            server_name, key, database, rooms, backend, listener, lookups, house, people
+            server_name, key, database, rooms, backend, listener, lookups, house, people, media
         )
         self.servers[server_name] = server
         return server
@@ -280,6 +296,37 @@ class NetworkKeys:
         if there is None or there.key.key_id != key_id:
             return None
         return there.key.verify_key_base64
+
+
+class NetworkMedia:
+    """Fits `backends.native.media.RemoteFiles`: files go from store to store."""
+
+    def __init__(self, network: Network, store: MediaStore) -> None:
+        self._network = network
+        self._store = store
+
+    async def get(self, origin: ServerName, media_id: str) -> MediaRow:
+        found = await self._store.find(origin, media_id)
+        if found is not None:
+            return found
+        there = self._network.servers.get(origin)
+        if there is None or there.down:
+            raise Unavailable(f"{origin} is down")
+        is_own = there.media.store is self._store
+        row = None if is_own else await there.media.store.find(origin, media_id)
+        if row is None:
+            raise NotFound("there is no such media")
+        blob = await there.media.store.open(row)
+        try:
+            return await self._store.put_cached(
+                blob,
+                origin=origin,
+                media_id=media_id,
+                content_type=row.content_type,
+                name=row.name,
+            )
+        finally:
+            await blob.close()
 
 
 class NetworkPeers:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from typing import Any
 
 from bridge.backends.native.direct import DirectRooms
+from bridge.backends.native.media import MediaFiles
 from bridge.backends.native.values import (
     RoomPower,
     to_member,
@@ -29,6 +30,8 @@ from bridge.ids import (
     server_of,
 )
 from bridge.ports.matrix import (
+    Media,
+    MediaStream,
     Member,
     Power,
     PresenceState,
@@ -64,6 +67,7 @@ class NativeBackend:
         database: Database,
         clock: Clock,
         versions: Sequence[RoomVersionId],
+        media: MediaFiles,
         extensible_direct_chats: bool = True,
     ) -> None:
         """`versions`: what new rooms get, the preferred one first. `extensible_direct_chats`:
@@ -72,6 +76,7 @@ class NativeBackend:
         self._bot = bot
         self._rooms = rooms
         self._versions = versions
+        self._media = media
         self._direct = DirectRooms(
             server_name=server_name,
             rooms=rooms,
@@ -396,6 +401,34 @@ class NativeBackend:
             )
         except (NotFound, Refused) as exc:
             log.info("profile not shown", room_id=room_id, reason=exc.reason)
+
+    # --- media ------------------------------------------------------------------------------
+
+    async def upload(
+        self,
+        *,
+        chunks: AsyncIterable[bytes],
+        uploader: UserId,
+        content_type: str | None,
+        name: str | None,
+        txn: str,
+    ) -> Media:
+        if server_of(uploader) != self._server_name:
+            raise Refused(f"{uploader} is no user of ours", rule="sender")
+        return await self._media.upload(
+            chunks=chunks, uploader=uploader, content_type=content_type, name=name, txn=txn
+        )
+
+    async def find_upload(self, txn: str) -> Media | None:
+        return await self._media.find_upload(txn)
+
+    async def media(self, mxc: str) -> Media:
+        return await self._media.media(mxc)
+
+    async def open_media(
+        self, mxc: str, *, start: int = 0, length: int | None = None
+    ) -> MediaStream:
+        return await self._media.open_media(mxc, start=start, length=length)
 
     async def _own_profile(self, user_id: UserId) -> UserProfile:
         try:

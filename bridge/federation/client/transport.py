@@ -9,8 +9,9 @@ Spec: S2S, request authentication, unsupported endpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 from bridge.clock import Clock
@@ -20,7 +21,7 @@ from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
 from bridge.federation.client.discovery import Discovery, HttpOut
 from bridge.federation.xmatrix import sign_request
 from bridge.ids import ServerName
-from bridge.net.client import HttpRequest, HttpResponse
+from bridge.net.client import HttpRequest, HttpResponse, HttpStream
 from bridge.policy.house import House
 from bridge.policy.rules import Scope
 from bridge.telemetry import metrics
@@ -29,6 +30,7 @@ from bridge.telemetry.log import get_logger
 DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_MAX_BYTES = 16 << 20
 MAX_RETRY_AFTER_S = 24 * 3600.0
+MAX_ERROR_BYTES = 64 << 10
 _MAX_REASON_CHARACTERS = 500
 
 log = get_logger("transport")
@@ -39,6 +41,12 @@ def encode_path(*segments: str) -> str:
     return "".join("/" + quote(segment, safe="") for segment in segments)
 
 
+class HttpAsked(HttpOut, Protocol):
+    """What is used of `net.client.HttpClient`."""
+
+    def open(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpStream]: ...
+
+
 class Transport:
     """Errors of `request`: `Refused`, `NotFound`, `Unavailable`, `BadInput` (answer too large)."""
 
@@ -47,7 +55,7 @@ class Transport:
         *,
         own_name: ServerName,
         key: Signer,
-        client: HttpOut,
+        client: HttpAsked,
         discovery: Discovery,
         clock: Clock,
         house: House | None = None,
@@ -106,6 +114,55 @@ class Transport:
             metrics.PEER_REQUESTS.labels(endpoint, outcome).inc()
             metrics.PEER_SECONDS.labels(endpoint).observe(self._clock.monotonic_s() - started)
 
+    @asynccontextmanager
+    async def open(
+        self,
+        peer: ServerName,
+        path: str,
+        *,
+        endpoint: str,
+        query: Sequence[tuple[str, str]] = (),
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        signed: bool = True,
+    ) -> AsyncIterator[HttpStream]:
+        """A 200 to a GET, whose body is read by the caller: any bytes, not JSON. The outcome that
+        is counted is that of the answer's head."""
+        started = self._clock.monotonic_s()
+        outcome = "cancelled"
+        request = await self._request(
+            peer,
+            "GET",
+            path,
+            query,
+            None,
+            accept="*/*",
+            timeout_s=timeout_s,
+            max_bytes=max_bytes,
+            signed=signed,
+        )
+        try:
+            async with AsyncExitStack() as stack:
+                async with self._reached(peer):
+                    answer = await stack.enter_async_context(self._client.open(request))
+                if answer.status != 200:
+                    error = HttpResponse(
+                        status=answer.status,
+                        headers=answer.headers,
+                        body=await answer.read(MAX_ERROR_BYTES),
+                    )
+                    read_answer(error, peer)
+                    raise Unavailable(f"{peer} answered with status {answer.status}")
+                outcome = "ok"
+                yield answer
+        except IsthmusError as exc:
+            if outcome != "ok":
+                outcome = _outcome(exc)
+            raise
+        finally:
+            metrics.PEER_REQUESTS.labels(endpoint, outcome).inc()
+            metrics.PEER_SECONDS.labels(endpoint).observe(self._clock.monotonic_s() - started)
+
     async def _send(
         self,
         peer: ServerName,
@@ -119,6 +176,36 @@ class Transport:
         signed: bool,
         long_lists: Collection[str],
     ) -> HttpResponse:
+        request = await self._request(
+            peer,
+            method,
+            path,
+            query,
+            body,
+            accept="application/json",
+            timeout_s=timeout_s,
+            max_bytes=max_bytes,
+            signed=signed,
+            long_lists=long_lists,
+        )
+        async with self._reached(peer):
+            return await self._client.send(request)
+
+    async def _request(
+        self,
+        peer: ServerName,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        body: JsonObject | None,
+        *,
+        accept: str,
+        timeout_s: float,
+        max_bytes: int,
+        signed: bool,
+        long_lists: Collection[str] = (),
+    ) -> HttpRequest:
+        """Where to and what to send."""
         if peer == self.own_name:
             raise Refused("a federation request to ourselves", rule="own_server")
         if signed:
@@ -126,7 +213,7 @@ class Transport:
             self._house.check_server(peer, Scope.ALL, door="outgoing")
         target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
         location = await self._discovery.locate(peer)
-        headers = {"Host": location.host_header, "Accept": "application/json"}
+        headers = {"Host": location.host_header, "Accept": accept}
         if signed:
             headers["Authorization"] = sign_request(
                 method=method,
@@ -138,20 +225,23 @@ class Transport:
             ).header()
         if body is not None:
             headers["Content-Type"] = "application/json"
+        return HttpRequest(
+            method=method,
+            url=f"https://{location.host_header}{target}",
+            headers=headers,
+            body=None if body is None else encode_canonical(body),
+            connect_to=location.endpoints,
+            certificate_name=location.certificate_name,
+            max_bytes=max_bytes,
+            timeout_s=timeout_s,
+            long_lists=long_lists,
+        )
+
+    @asynccontextmanager
+    async def _reached(self, peer: ServerName) -> AsyncIterator[None]:
+        """What the client itself finds: no answer, or an address that it will not connect to."""
         try:
-            return await self._client.send(
-                HttpRequest(
-                    method=method,
-                    url=f"https://{location.host_header}{target}",
-                    headers=headers,
-                    body=None if body is None else encode_canonical(body),
-                    connect_to=location.endpoints,
-                    certificate_name=location.certificate_name,
-                    max_bytes=max_bytes,
-                    timeout_s=timeout_s,
-                    long_lists=long_lists,
-                )
-            )
+            yield
         except BadInput as exc:
             if exc.errcode == "M_NOT_JSON":
                 raise _no_json(peer) from exc

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bridge.federation.server.auth import Authentication, PeerEndpoint
 from bridge.federation.server.events import Events
 from bridge.federation.server.keys import Keys
+from bridge.federation.server.media import Media
 from bridge.federation.server.membership import Membership
 from bridge.federation.server.notary import MAX_BODY_BYTES as MAX_KEY_QUERY_BYTES
 from bridge.federation.server.notary import Notary
@@ -35,6 +36,7 @@ def federation_routes(
     queries: Queries,
     people: PeopleEndpoints,
     room_lists: RoomLists,
+    media: Media,
 ) -> tuple[Route, ...]:
     """Routes for `web.WebServer`; each endpoint that is not open to anybody checks who asks."""
 
@@ -149,4 +151,7 @@ def federation_routes(
         signed("GET", f"{_V1}/user/devices/{{user_id}}", people.devices),
         signed("POST", f"{_V1}/user/keys/claim", people.claim_keys, MAX_KEYS_BODY_BYTES),
         signed("POST", f"{_V1}/user/keys/query", people.query_keys, MAX_KEYS_BODY_BYTES),
+        # Content repository.
+        signed("GET", f"{_V1}/media/download/{{media_id}}", media.download, scope=Scope.MEDIA),
+        signed("GET", f"{_V1}/media/thumbnail/{{media_id}}", media.thumbnail, scope=Scope.MEDIA),
     )

@@ -23,6 +23,7 @@ from bridge.federation.own_keys import OwnKeys
 from bridge.federation.server.auth import Authentication, PeerEndpoint
 from bridge.federation.server.events import Events
 from bridge.federation.server.keys import Keys
+from bridge.federation.server.media import Media
 from bridge.federation.server.membership import Membership
 from bridge.federation.server.notary import Notary
 from bridge.federation.server.people import PeopleEndpoints
@@ -31,6 +32,8 @@ from bridge.federation.server.room_lists import RoomLists
 from bridge.federation.server.routes import federation_routes
 from bridge.federation.server.transactions import Transactions
 from bridge.ids import ServerName
+from bridge.media.assembly import build_media
+from bridge.media.store import MediaLimits
 from bridge.policy.rules import Scope
 from bridge.rooms.load import choose_auth_events
 from bridge.rooms.receive import Receiver
@@ -155,6 +158,13 @@ class Door:
         self._clock = clock
         rooms, name, own = server.rooms, server.name, OwnKeys.of(server.key)
         keys = Keys(own_name=name, keys=own, clock=clock)
+        media = build_media(
+            own_name=name,
+            folder=Path("no-such-folder"),
+            database=server.database,
+            clock=clock,
+            limits=MediaLimits(),
+        )
         self.table = RouteTable(
             federation_routes(
                 authentication=Trusting(origin),
@@ -172,6 +182,7 @@ class Door:
                     openid=server.people.openid,
                 ),
                 room_lists=RoomLists(public_rooms=rooms.public_rooms),
+                media=Media(store=media.store, thumbnails=media.thumbnails),
             )
         )
 

@@ -147,6 +147,8 @@ def signed_targets(world: World) -> list[tuple[str, str, Any]]:
         ("GET", f"{V1}/user/devices/{enc(world.alice)}", None),
         ("POST", f"{V1}/user/keys/claim", {"one_time_keys": {}}),
         ("POST", f"{V1}/user/keys/query", {"device_keys": {}}),
+        ("GET", f"{V1}/media/download/abc", None),
+        ("GET", f"{V1}/media/thumbnail/abc?width=32&height=32", None),
     ]
 
 
@@ -205,6 +207,7 @@ async def test_every_signed_endpoint_of_the_table_is_tried(
         queries=nothing,
         people=nothing,
         room_lists=nothing,
+        media=nothing,
     )
     table = {(route.method, anonymous(route.path)) for route in routes}
     by_path = RouteTable(routes)

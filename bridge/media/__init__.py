@@ -1,0 +1,1 @@
+"""Files that people send: the store, thumbnails, signed links. Pillow only here."""
