@@ -368,6 +368,7 @@ class Gateway:
             on_command=lambda caller, line: self._bot.commands.run(caller, line),
             greet=lambda caller: self._bot.commands.greet(caller),
             on_demand=wanted.on_demand,
+            listed=wanted.listed,
             version=None if wanted.version is None else RoomVersionId(wanted.version),
             most_shown=wanted.occupants,
             absent_after_s=float(wanted.absent_after_s),

@@ -119,6 +119,9 @@ class PortalSettings(_Section):
 
     on_demand: bool = True
     """Whoever looks up the alias of a foreign chat gets a room of it."""
+    listed: bool = False
+    """Rooms made for foreign chats are listed for everybody, under the network of their protocol.
+    Others are listed when somebody with the power there says so."""
     version: str | None = None
     """Room version of these rooms; none: the first of `rooms.versions`."""
     occupants: Annotated[int, Field(ge=0)] = 200

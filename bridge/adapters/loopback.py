@@ -60,6 +60,7 @@ class LoopbackChat:
     address: str
     name: str | None = None
     is_open: bool = True
+    is_hidden: bool = False
     hides: bool = False
     affiliations: dict[str, str] = field(default_factory=dict)
     """By user ID; who is not named is not told of."""
@@ -353,6 +354,7 @@ class LoopbackAdapter:
             chat=chat,
             name=there.name,
             is_open=there.is_open,
+            is_hidden=there.is_hidden,
             shows_addresses=not there.hides,
             has_occupant_ids=True,
             has_archive=True,

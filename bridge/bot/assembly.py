@@ -10,6 +10,7 @@ from bridge.bot.context import Keys, Lists, Portals
 from bridge.bot.control import Control
 from bridge.bot.dispatch import Dispatch
 from bridge.bot.journal import MessageJournal
+from bridge.bot.listings import RoomListings
 from bridge.bot.peers import PeerDesk
 from bridge.bot.queues import QueueDesk
 from bridge.bot.rooms import BackendRooms, RoomAddress
@@ -75,6 +76,7 @@ def build_bot(
         address_of=addresses.address_of,
         portals=portals,
         upgrades=RoomUpgrades(backend=backend),
+        listings=RoomListings(backend=backend),
         resolver=resolver,
         keys=keys,
         queues=QueueDesk(

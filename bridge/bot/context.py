@@ -103,6 +103,16 @@ class Upgrades(Protocol):
         ...
 
 
+class Listings(Protocol):
+    """Lists of rooms for everybody: ours, and those of other servers."""
+
+    async def publish(self, *, caller: UserId, is_admin: bool, room_id: RoomId) -> str: ...
+
+    async def unpublish(self, *, caller: UserId, is_admin: bool, room_id: RoomId) -> str: ...
+
+    async def browse(self, *, caller: UserId, words: Sequence[str]) -> str: ...
+
+
 class Keys(Protocol):
     """The keys with which this server signs."""
 
@@ -191,6 +201,7 @@ class Context:
     rooms: RoomActions
     portals: Portals | None = None
     upgrades: Upgrades | None = None
+    listings: Listings | None = None
     resolver: Resolves | None = None
     queues: Queues | None = None
     keys: Keys | None = None

@@ -15,6 +15,7 @@ from bridge.bot.context import (
     Context,
     Journal,
     Keys,
+    Listings,
     Lists,
     Peers,
     Portals,
@@ -50,6 +51,7 @@ class Dispatch:
         address_of: AddressOf = lambda user_id: None,
         portals: Portals | None = None,
         upgrades: Upgrades | None = None,
+        listings: Listings | None = None,
         resolver: Resolves | None = None,
         queues: Queues | None = None,
         keys: Keys | None = None,
@@ -66,6 +68,7 @@ class Dispatch:
         self._address_of = address_of
         self._portals = portals
         self._upgrades = upgrades
+        self._listings = listings
         self._resolver = resolver
         self._queues = queues
         self._keys = keys
@@ -124,6 +127,7 @@ class Dispatch:
             rooms=self._rooms,
             portals=self._portals,
             upgrades=self._upgrades,
+            listings=self._listings,
             resolver=self._resolver,
             queues=self._queues,
             keys=self._keys,

@@ -73,6 +73,7 @@ def build_portals(
     on_command: OnCommand,
     greet: Greet | None = None,
     on_demand: bool = True,
+    listed: bool = False,
     version: RoomVersionId | None = None,
     most_shown: int = 200,
     absent_after_s: float = 300.0,
@@ -107,6 +108,7 @@ def build_portals(
         clock=clock,
         random=random,
         on_demand=on_demand,
+        listed=listed,
         version=version,
         unused_after_s=unused_after_s,
     )

@@ -66,10 +66,12 @@ class Chats:
         clock: Clock,
         random: Random,
         on_demand: bool = True,
+        listed: bool = False,
         version: RoomVersionId | None = None,
         unused_after_s: float = 900.0,
     ) -> None:
-        """`on_demand`: whoever looks up a chat's alias gets a room of it."""
+        """`on_demand`: whoever looks up a chat's alias gets a room of it. `listed`: those rooms
+        stand in our list of rooms, but for chats that hide themselves."""
         self._database = database
         self._backend = backend
         self._addresses = addresses
@@ -79,6 +81,7 @@ class Chats:
         self._clock = clock
         self._random = random
         self._on_demand = on_demand
+        self._listed = listed
         self._version = version
         self._unused_after_ms = round(unused_after_s * 1000)
         self._asking = 0
@@ -213,6 +216,7 @@ class Chats:
             txn=txn,
             name=info.name or chat,
             public=True,
+            listed=self._listed and not info.is_hidden,
             version=self._version,
         )
         await self._backend.send(

@@ -72,6 +72,8 @@ class ChatInfo:
     """Everybody in it sees everybody's real address."""
     has_occupant_ids: bool
     has_archive: bool
+    is_hidden: bool = False
+    """Its service does not list it either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

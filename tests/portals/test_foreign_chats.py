@@ -22,6 +22,7 @@ from bridge.ports.chat import (
     GuestRename,
 )
 from bridge.ports.matrix import Profile
+from bridge.rooms.public_rooms import ListQuery
 from bridge.storage import chats as chat_rows
 from bridge.storage import guests, messages, schema
 from bridge.storage.guests import StoredGuest
@@ -458,3 +459,19 @@ async def test_a_ghost_that_another_bridge_made_of_one_of_ours_is_not_carried_ag
     assert posts(world) == [("alice", "voice")]
     assert [one.user_id for one in world.delivered(GuestEnter)] == [ALICE]
     assert ("to chat", "rebridged-own-address") in await journalled(world)
+
+
+# --- listed -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("listed", "hidden"), [(False, False), (True, False), (True, True)])
+async def test_rooms_of_chats_are_listed_where_the_operator_says_so_and_the_chat_too(
+    world: World, monkeypatch: pytest.MonkeyPatch, listed: bool, hidden: bool
+) -> None:
+    monkeypatch.setattr(world.portals.chats, "_listed", listed)
+    room_id = await joined(world, is_hidden=hidden)
+    own = world.gateway.rooms.public_rooms
+    assert await own.is_published(room_id) is (listed and not hidden)
+    assert (await own.page(ListQuery())).rooms == []
+    page = await own.page(ListQuery(network="loopback"))
+    assert [one.room_id for one in page.rooms] == ([room_id] if listed and not hidden else [])

@@ -106,6 +106,25 @@ class FakeUpgrades:
         return "It is replaced."
 
 
+class FakeListings:
+    """Fits `bot.context.Listings`; `asked` is what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    async def publish(self, **asked: Any) -> str:
+        self.asked.append({"what": "publish", **asked})
+        return "It is listed."
+
+    async def unpublish(self, **asked: Any) -> str:
+        self.asked.append({"what": "unpublish", **asked})
+        return "It is not listed."
+
+    async def browse(self, **asked: Any) -> str:
+        self.asked.append({"what": "browse", **asked})
+        return "No rooms."
+
+
 class FakeResolver:
     """Fits `bot.context.Resolves`: Matrix users, Juliet, a room and a number."""
 
@@ -240,6 +259,7 @@ def bench(**parts: Any) -> Dispatch:
         "address_of": ghosts_of_domains,
         "portals": FakePortals(),
         "upgrades": FakeUpgrades(),
+        "listings": FakeListings(),
         "resolver": FakeResolver(),
         "queues": FakeQueues(),
         "keys": FakeKeys(),

@@ -61,6 +61,7 @@ def _read(query: ET.Element, chat: Jid) -> ChatInfo:
         chat=str(chat),
         name=name[:_NAME_CHARACTERS] or None,
         is_open=features.isdisjoint({"muc_membersonly", "muc_passwordprotected"}),
+        is_hidden="muc_hidden" in features,
         shows_addresses="muc_nonanonymous" in features,
         has_occupant_ids=OCCUPANT_ID in features,
         has_archive=MAM in features,
