@@ -76,6 +76,7 @@ from bridge.ports.codec import from_tagged
 from bridge.rooms.assembly import Rooms, build_rooms
 from bridge.rooms.bounds import GraphBounds
 from bridge.rooms.network import EduTaker
+from bridge.rooms.outside import OutsideBounds
 from bridge.storage import migrate, queues
 from bridge.storage.database import Database, Unit
 from bridge.storage.queues import INBOX, OUTBOX, QueueItem
@@ -200,6 +201,14 @@ def build_limits(settings: LimitSettings) -> Limits:
     )
 
 
+def build_outside_bounds(settings: LimitSettings) -> OutsideBounds:
+    return OutsideBounds(
+        invites_per_server=settings.invites_per_server,
+        invites_per_user=settings.invites_per_user,
+        knocks_per_user=settings.knocks_per_user,
+    )
+
+
 class Network:
     """What goes out: the resolver and the HTTP client, closed at the end."""
 
@@ -301,6 +310,7 @@ class Gateway:
         self._limits = build_limits(self._settings.federation.limits)
         self._rooms: Rooms = build_rooms(
             limits=self._limits,
+            outside_bounds=build_outside_bounds(self._settings.federation.limits),
             house=self._house,
             server_name=identity.server_name,
             key=self._keys,
@@ -502,6 +512,12 @@ class Gateway:
                 )
                 for listener in settings.listeners
             ],
+            max_connections=settings.web.connections or None,
+            max_in_flight=settings.web.requests_at_once,
+            max_reading_bytes=settings.web.reading_bytes,
+            idle_timeout_s=settings.web.idle_timeout_s,
+            body_timeout_s=settings.web.body_timeout_s,
+            answer_timeout_s=settings.web.answer_timeout_s,
             clock=clock,
         )
         self._health = WebServer(

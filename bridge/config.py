@@ -56,6 +56,22 @@ class ListenerSettings(_Section):
         return self
 
 
+class WebSettings(_Section):
+    """What requests of others may cost before anybody has looked at them."""
+
+    connections: Annotated[int, Field(ge=0)] = 0
+    """Open at the same time; 0: half of what the process may open, at most 5,000."""
+    requests_at_once: Positive = 500
+    """One address may send bodies in a quarter of them."""
+    reading_bytes: Positive = 256 << 20
+    """Of all bodies that are being read at a time."""
+    idle_timeout_s: PositiveSeconds = 130.0
+    """For a connection without a request, and for a request's header."""
+    body_timeout_s: PositiveSeconds = 60.0
+    answer_timeout_s: PositiveSeconds = 300.0
+    """For an answer to be taken."""
+
+
 class HealthSettings(_Section):
     """`/_isthmus/live`, `/_isthmus/ready` and, if wanted, `/_isthmus/metrics`, in plain HTTP."""
 
@@ -183,6 +199,12 @@ class LimitSettings(_Section):
     server_events_burst: Positive = 20_000
     room_events_per_s: Positive = 1_000
     room_events_burst: Positive = 20_000
+    invites_per_server: Positive = 5_000
+    """Invites of one server that wait for an answer ..."""
+    invites_per_user: Positive = 100
+    """... and of these for one of our users."""
+    knocks_per_user: Positive = 100
+    """Knocks of one of our users that wait for an answer."""
 
 
 class FederationSettings(_Section):
@@ -285,6 +307,7 @@ class Settings(BaseSettings):
     bot: str = "isthmus"
     """Localpart of the bot on both networks."""
     listeners: tuple[ListenerSettings, ...] = (ListenerSettings(),)
+    web: WebSettings = WebSettings()
     health: HealthSettings = HealthSettings()
     database: DatabaseSettings = DatabaseSettings()
     rooms: RoomSettings = RoomSettings()

@@ -23,7 +23,7 @@ from bridge.rooms.gaps import GapFiller
 from bridge.rooms.handshake import Handshake
 from bridge.rooms.load import RoomStates
 from bridge.rooms.network import KeyRing, Lookups, Peers
-from bridge.rooms.outside import Outside
+from bridge.rooms.outside import Outside, OutsideBounds
 from bridge.rooms.policy_server import PolicyServers
 from bridge.rooms.public_rooms import PublicRooms
 from bridge.rooms.purge import Purger
@@ -79,6 +79,7 @@ def build_rooms(
     bounds: GraphBounds = DEFAULTS,
     house: House | None = None,
     limits: Limits | None = None,
+    outside_bounds: OutsideBounds | None = None,
     with_presence: bool = True,
     make_trace: Callable[[], TraceId] = new_trace,
     make_localpart: Callable[[], str] = new_room_localpart,
@@ -114,7 +115,13 @@ def build_rooms(
         bounds=bounds,
         random_text=make_event_localpart,
     )
-    outside = Outside(server_name=server_name, database=database, verifier=verifier, clock=clock)
+    outside = Outside(
+        server_name=server_name,
+        database=database,
+        verifier=verifier,
+        clock=clock,
+        bounds=outside_bounds,
+    )
     underway = Underway()
     receiver = Receiver(
         limits=limits or Limits(),

@@ -10,6 +10,7 @@ taking back knocks).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,12 +33,19 @@ from bridge.storage.schema import stream_events
 MAX_STRIPPED_EVENTS = 30
 MAX_STRIPPED_BYTES = 65_536
 """Of one event of the stripped state."""
-MAX_INVITES_PER_SERVER = 5_000
-MAX_INVITES_PER_USER = 100
-"""Invites of one server that wait for an answer, altogether and for one of our users."""
-MAX_KNOCKS_PER_USER = 100
-"""Knocks of one of our users that wait for an answer."""
 STRIPPED_KEYS = ("type", "state_key", "content", "sender")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutsideBounds:
+    """What may wait for an answer."""
+
+    invites_per_server: int = 5_000
+    """Of one server, altogether ..."""
+    invites_per_user: int = 100
+    """... and for one of our users."""
+    knocks_per_user: int = 100
+    """Of one of our users."""
 
 
 class Outside:
@@ -50,7 +58,9 @@ class Outside:
         database: Database,
         verifier: Verifier,
         clock: Clock,
+        bounds: OutsideBounds | None = None,
     ) -> None:
+        self._bounds = bounds or OutsideBounds()
         self._server_name = server_name
         self._database = database
         self._verifier = verifier
@@ -75,7 +85,8 @@ class Outside:
             row = invites.find(tx, room_id, user_id)
             if row is not None and _is_knock(tx, row):
                 return row
-            if invites.count(tx, membership="knock", user_id=user_id) >= MAX_KNOCKS_PER_USER:
+            waiting = invites.count(tx, membership="knock", user_id=user_id)
+            if waiting >= self._bounds.knocks_per_user:
                 raise Refused(f"too many knocks of {user_id} wait", rule="knocks")
             return None
 
@@ -119,8 +130,8 @@ class Outside:
                 return
             waiting = partial(invites.count, tx, membership="invite", origin=origin)
             if (
-                waiting() >= MAX_INVITES_PER_SERVER
-                or waiting(user_id=user_id) >= MAX_INVITES_PER_USER
+                waiting() >= self._bounds.invites_per_server
+                or waiting(user_id=user_id) >= self._bounds.invites_per_user
             ):
                 raise Unavailable(f"too many invites of {origin} wait", retry_after_s=3_600)
             self._learn_version(tx, pdu)

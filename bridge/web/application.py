@@ -131,6 +131,7 @@ class WebServer:
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
         max_in_flight: int = 500,
         max_connections: int | None = None,
+        max_reading_bytes: int = MAX_READING_BYTES,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         body_timeout_s: float = 60.0,
         answer_timeout_s: float = 300.0,
@@ -147,6 +148,7 @@ class WebServer:
         self._streams = 0
         self._reading: Counter[str] = Counter()
         self._reading_bytes = 0
+        self._max_reading_bytes = max_reading_bytes
         self._max_connections = max_connections or connections_allowed()
         self._idle_timeout_s = idle_timeout_s
         self._answer_timeout_s = answer_timeout_s
@@ -303,7 +305,7 @@ class WebServer:
                     self._reading_bytes += len(part)
                     if size > max_bytes:
                         raise BadInput(f"the body is over {max_bytes} bytes", errcode="M_TOO_LARGE")
-                    if self._reading_bytes > MAX_READING_BYTES:
+                    if self._reading_bytes > self._max_reading_bytes:
                         raise Unavailable("too much is being sent at once", retry_after_s=1.0)
                     parts.append(part)
         except TimeoutError as exc:

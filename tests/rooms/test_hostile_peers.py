@@ -14,7 +14,7 @@ from bridge.engine.pdu import Pdu
 from bridge.engine.versions import get_version
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomId, RoomVersionId, UserId
-from bridge.rooms.outside import MAX_INVITES_PER_USER
+from bridge.rooms.outside import OutsideBounds
 from bridge.storage import events as event_rows
 from bridge.storage import invites
 from bridge.storage import rooms as room_rows
@@ -106,7 +106,15 @@ async def test_an_invite_says_nothing_final_about_the_rooms_version(network: Net
     assert await stored_invites(there, eleven) == []
 
 
-async def test_invites_of_one_server_are_bounded(network: Network) -> None:
+@pytest.mark.parametrize(
+    ("bounds", "others_may"),
+    [(OutsideBounds(invites_per_user=5), True), (OutsideBounds(invites_per_server=5), False)],
+    ids=["per user", "per server"],
+)
+async def test_invites_of_one_server_are_bounded(
+    network: Network, bounds: OutsideBounds, others_may: bool
+) -> None:
+    network.outside_bounds = bounds
     here, eve = await network.add("here.example"), await network.add("eve.example")
     target = here.user("guest")
 
@@ -114,13 +122,22 @@ async def test_invites_of_one_server_are_bounded(network: Network) -> None:
         room_id = RoomId(f"!{number}:eve.example")
         await give_invite(eve, here, invite_event(eve, room_id, user, version="11"), "11")
 
-    for number in range(MAX_INVITES_PER_USER):
+    for number in range(5):
         await give(number, target)
     with pytest.raises(Unavailable) as refused:
         await give(1000, target)
     assert refused.value.retry_after_s
+    assert refused.value.errcode == "M_LIMIT_EXCEEDED"
     assert await stored_invites(here, RoomId("!1000:eve.example")) == []
-    await give(1001, here.user("other"))
+    other = here.user("other")
+    if others_may:
+        await give(1001, other)
+    else:
+        with pytest.raises(Unavailable):
+            await give(1001, other)
+    # There is room again as soon as one is answered.
+    await here.backend.leave(user_id=target, room_id=RoomId("!0:eve.example"))
+    await give(1000, target)
 
 
 async def test_an_answered_invite_does_not_come_back(network: Network) -> None:

@@ -277,10 +277,8 @@ async def test_what_comes_with_a_knock_is_bounded(network: Network) -> None:
     assert all(set(one) <= set(outside.STRIPPED_KEYS) for one in shown.invite.room_state)
 
 
-async def test_nobody_keeps_too_many_knocks(
-    network: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(outside, "MAX_KNOCKS_PER_USER", 1)
+async def test_nobody_keeps_too_many_knocks(network: Network) -> None:
+    network.outside_bounds = outside.OutsideBounds(knocks_per_user=1)
     here, there, room_id, guest = await knocked_room(network)
     await knock(here, there, room_id)
     with pytest.raises(Refused, match="too many knocks"):

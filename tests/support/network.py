@@ -40,6 +40,7 @@ from bridge.ports.matrix import Acceptance, Ephemeral, Profile, RoomEvent
 from bridge.rooms.assembly import Rooms, build_rooms
 from bridge.rooms.bounds import DEFAULTS
 from bridge.rooms.network import Json
+from bridge.rooms.outside import OutsideBounds
 from bridge.rooms.public_rooms import ListQuery
 from bridge.storage import events as event_rows
 from bridge.storage import streams
@@ -140,6 +141,7 @@ class Network:
         self.keys_away: set[ServerName] = set()
         """Servers whose keys cannot be had."""
         self.bounds = DEFAULTS
+        self.outside_bounds = OutsideBounds()
         self.limits = Limits()
         """Of the servers that are added from now on."""
         self._folder = folder
@@ -174,6 +176,7 @@ class Network:
             lookups=lookups,
             bounds=self.bounds,
             limits=self.limits,
+            outside_bounds=self.outside_bounds,
         )
         media = build_media(
             own_name=server_name,

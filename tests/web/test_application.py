@@ -416,6 +416,24 @@ async def test_who_sends_slowly_takes_a_part_of_the_places_and_no_more() -> None
         assert (await caller.ask("PUT", "/parse", b"{}"))[0] == 200
 
 
+async def test_what_slow_senders_hold_of_our_memory_is_bounded() -> None:
+    server = WebServer(routes=ROUTES, listeners=[LOCAL], max_reading_bytes=1_000)
+    async with serving(server) as caller:
+        _, slow = held = await _opened(caller)
+        slow.write(b"PUT /parse HTTP/1.1\r\nHost: x\r\nContent-Length: 990\r\n\r\n" + b" " * 900)
+        await slow.drain()
+        while server._reading_bytes < 900:
+            await asyncio.sleep(0)
+        status, body, headers = await caller.ask("PUT", "/parse", b"{}" + b" " * 200)
+        assert (status, headers["Retry-After"]) == (429, "1")
+        assert isinstance(body, dict)
+        assert body["errcode"] == "M_LIMIT_EXCEEDED"
+        held[1].close()
+        while server._reading_bytes:
+            await asyncio.sleep(0)
+        assert (await caller.ask("PUT", "/parse", b"{}" + b" " * 200))[0] == 200
+
+
 async def test_connections_beyond_the_bound_are_closed_at_once() -> None:
     server = WebServer(routes=ROUTES, listeners=[LOCAL], max_connections=2)
     async with serving(server) as caller:
