@@ -1,8 +1,9 @@
 """So many events each way between a gateway and the load server, under fire, and the reckoning.
 
 On XMPP two people are in the load server's room. They write as clients do that lose nothing: no
-more than a few lines wait for their reflection (XEP-0045, by the stanza-id of XEP-0359), and a
-line that waits too long, or came back as an error, is sent again with the same id. Both servers
+more than a few lines wait for their reflection (XEP-0045, by the stanza-id of XEP-0359). A line is
+sent again with the same id when it came back as an error, when one that was sent after it is
+acknowledged, and the oldest when nothing is acknowledged any more. Both servers
 die by `kill -9` at moments of progress that the seed decides, and start again at once.
 
 What must hold in the end:
@@ -40,7 +41,7 @@ SHARE = 0.2
 """Of the connections break."""
 WINDOW = 30
 """Lines of one person that wait for their reflection."""
-RESEND_AFTER_S = 5.0
+SILENT_AFTER_S = 5.0
 RESEND_REFUSED_AFTER_S = 1.0
 LOOK_S = 0.05
 SETTLE_S = 3.0
@@ -72,6 +73,9 @@ class Writer:
         self._waiting: dict[str, Line] = {}
         self._next = 0
         self._transmissions = 0
+        self._acknowledged_to = 0
+        """Of the transmissions: what was sent before and is not acknowledged is lost."""
+        self._progress_s = time.monotonic()
         self._read_to = person.position
         self.acknowledged: set[str] = set()
         self.heard: list[tuple[str, str]] = []
@@ -97,9 +101,12 @@ class Writer:
     def _repeat(self) -> None:
         now_s = time.monotonic()
         for line in self._waiting.values():
-            patience_s = RESEND_REFUSED_AFTER_S if line.refused else RESEND_AFTER_S
-            if now_s - line.last_s > patience_s:
+            is_refused = line.refused and now_s - line.last_s > RESEND_REFUSED_AFTER_S
+            if is_refused or line.transmissions[-1] < self._acknowledged_to:
                 self._transmit(line)
+        if self._waiting and now_s - self._progress_s > SILENT_AFTER_S:
+            self._progress_s = now_s
+            self._transmit(next(iter(self._waiting.values())))
 
     def _transmit(self, line: Line) -> None:
         line.last_s, line.refused = time.monotonic(), False
@@ -121,16 +128,18 @@ class Writer:
 
     def _see(self, stanza: Stanza) -> None:
         if stanza.type == "error":
-            line = self._by_id.get(stanza.id)
-            if line is not None:
-                line.refused = True
+            if stanza.id in self._by_id:
+                self._by_id[stanza.id].refused = True
             return
         stanza_id = stanza.stanza_ids.get(self._room)
         if stanza.type != "groupchat" or stanza.body is None or stanza_id is None:
             return
         if stanza.nickname == self.name and stanza.id in self._by_id:
             self.acknowledged.add(stanza.id)
-            self._waiting.pop(stanza.id, None)
+            line = self._waiting.pop(stanza.id, None)
+            if line is not None:
+                self._progress_s = time.monotonic()
+                self._acknowledged_to = max(self._acknowledged_to, line.transmissions[-1])
         one = (stanza.body, stanza_id)
         self.copies += one in self._seen
         self._seen.add(one)
