@@ -212,13 +212,18 @@ def _store(
 
 
 def _chunks(parcels: list[_Parcel]) -> Iterator[dict[str, dict[str, JsonObject]]]:
-    """EDUs that a server takes, the same ones whenever the same is sent."""
+    """EDUs that a server takes, the same ones whenever the same is sent.
+
+    `*` stands alone: some servers take it for a device's name where others stand beside it.
+    """
     chunk: dict[str, dict[str, JsonObject]] = {}
     size = named = 0
     for parcel in parcels:
         for device_id, text in parcel.by_device.items():
             cost = len(text.encode()) + len(parcel.user_id.encode()) + len(device_id.encode())
-            if chunk and (size + cost > MAX_EDU_BYTES or named == MAX_NAMED):
+            beside = chunk.get(parcel.user_id, {})
+            is_mixed = bool(beside) and (device_id == ALL or ALL in beside)
+            if chunk and (is_mixed or size + cost > MAX_EDU_BYTES or named == MAX_NAMED):
                 yield chunk
                 chunk, size, named = {}, 0, 0
             chunk.setdefault(parcel.user_id, {})[device_id] = from_text(text)

@@ -153,6 +153,12 @@ async def test_many_messages_are_cut_into_edus_of_bounded_size(ready: Scene) -> 
     assert sorted(named) == [f"D{number}" for number in range(8)]
 
 
+async def test_a_star_stands_alone_in_its_edu(ready: Scene) -> None:
+    await send(ready, {ready.bob: {"A": {"n": 1}, "*": {"n": 2}, "B": {"n": 3}, "C": {"n": 4}}})
+    contents = await ready.contents(ready.ours, ready.theirs, DIRECT)
+    assert [list(one["messages"][ready.bob]) for one in contents] == [["A"], ["*"], ["B", "C"]]
+
+
 async def test_too_much_for_one_server_does_not_stop_the_others(
     ready: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
