@@ -208,10 +208,8 @@ async def test_a_user_of_synapse_queries_our_devices_and_claims_each_key_once(
 
         async def signed() -> bool:
             told = await scene.query()
-            return (
-                told["master_keys"].get(scene.bob) == signing["master_key"]
-                and told["self_signing_keys"].get(scene.bob) == signing["self_signing_key"]
-            )
+            found = (told["master_keys"].get(scene.bob), told["self_signing_keys"].get(scene.bob))
+            return found == (signing["master_key"], signing["self_signing_key"])
 
         await until(signed)
 
