@@ -6,16 +6,18 @@ thing happens in rooms of several versions, made by a Synapse and by us.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
 
 from bridge.demo.servers import CertificateAuthority, PostgreSQL, Prosody, Synapse, free_port
+from bridge.demo.servers.process import Server
 from bridge.errors import Refused
-from bridge.ids import RoomAlias, RoomId
+from bridge.ids import EventId, RoomAlias, RoomId
 from tests.support.partition import SYNAPSE_SETTINGS
 from tests.support.port import DrivenGateway
 from tests.support.servers import MakeMatrixPerson, MakeXmppPerson, make_prosody
@@ -26,6 +28,10 @@ NEXT = {"6": "9", "9": "10", "10": "11", "11": "12", "12": "11"}
 HOSTS = ("alice", "juliet")
 KNOCKING = [version for version in VERSIONS if int(version) >= 7]
 RESTRICTED = [version for version in VERSIONS if int(version) >= 8]
+PAST = 25
+"""Messages that somebody missed."""
+SHOWN_AT_ONCE = 20
+"""How much of it a MUC shows to whoever is the first to come."""
 _labels: Iterator[int] = itertools.count(1)
 
 
@@ -83,9 +89,21 @@ class Three:
         for one in self.all:
             await one.hear(room, text)
 
+    async def share_power(self, room: RoomId, host: Somebody) -> None:
+        """Everybody may change the room."""
+        levels = await host.content(room, "m.room.power_levels")
+        users = {one.user_id: 50 for one in self.all if one is not host}
+        await host.set_state(
+            room, "m.room.power_levels", {**levels, "users": {**levels["users"], **users}}
+        )
+        for one in self.all:
+            await one.see_state(
+                room, "m.room.power_levels", {"users": {**levels["users"], **users}}
+            )
+
     async def meet(self, host: Somebody, version: str) -> tuple[RoomId, RoomAlias]:
         """A public room that all have entered, by its alias."""
-        name = f"meeting-{self.label}"
+        name = f"meeting-{self.label}-{version}"
         room = await host.create_room(version=version, public=True, alias=name, name="Meeting")
         alias = RoomAlias(f"#{name}:{host.server}")
         for one in self.all:
@@ -305,3 +323,92 @@ async def test_a_room_is_lived_in_and_upgraded(version: str, host: str, three: T
     await third.say(successor, "for all of us")
     await three.all_hear(successor, "for all of us")
     await agree(three.all, successor, since=since)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_whoever_comes_later_reads_what_was_said_before(
+    version: str, host: str, three: Three
+) -> None:
+    owner, guest, third = three.led_by(host)
+    room = await owner.create_room(version=version, public=True, alias=f"past-{three.label}")
+    said = [f"before you came {number}" for number in range(PAST)]
+    for text in said:
+        await owner.say(room, text)
+    await guest.join(room, alias=RoomAlias(f"#past-{three.label}:{owner.server}"))
+    assert await guest.past(room, SHOWN_AT_ONCE) == said[-SHOWN_AT_ONCE:]
+    await guest.say(room, "what did I miss?")
+    # At the door of the guest's server, which was not there either.
+    await third.join(room, via=guest.server)
+    assert await third.past(room, PAST + 1) == [*said, "what did I miss?"]
+    since = await third.say(room, "now I know")
+    await three.all_hear(room, "now I know")
+    await owner.say(room, "welcome")
+    await agree(three.all, room, since=since)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("away", ["alice", "bob", "juliet"])
+async def test_a_server_that_was_out_finds_what_the_others_did(
+    away: str, servers: Servers, three: Three
+) -> None:
+    """Rooms of all versions at the same time. It is stopped in its tracks once, and killed once."""
+    gone, *here = three.led_by(away)
+    home: Server = {"alice": servers.first, "bob": servers.second}.get(away, servers.gateway)
+    rooms = []
+    for number, version in enumerate(VERSIONS):
+        host = three.all[number % len(three.all)]
+        room, _ = await three.meet(host, version)
+        await three.share_power(room, host)
+        rooms.append(room)
+    for out in ("frozen", "killed"):
+        since = {room: await gone.say(room, f"soon {out}") for room in rooms}
+        for room in rooms:
+            await three.all_hear(room, f"soon {out}")
+        if out == "frozen":
+            home.freeze()
+        else:
+            await home.kill()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for room in rooms:
+                    tasks.create_task(live_on(here, room, out))
+        finally:
+            if out == "frozen":
+                home.thaw()
+            else:
+                await home.start()
+        async with asyncio.TaskGroup() as tasks:
+            for room in rooms:
+                tasks.create_task(come_back(three, gone, room, out, since[room]))
+
+
+def what_is_said(people: Sequence[Somebody], out: str) -> list[tuple[Somebody, str]]:
+    return [
+        (one, f"said by {one.user_id} while another was {out}, {number}")
+        for number in range(2)
+        for one in people
+    ]
+
+
+async def live_on(people: Sequence[Somebody], room: RoomId, out: str) -> None:
+    """Two talk and change things, each on their own server."""
+    said = what_is_said(people, out)
+    for speaker, text in said:
+        await speaker.say(room, text)
+    for one, kind in zip(people, ("topic", "name"), strict=True):
+        await one.set_state(room, f"m.room.{kind}", {kind: f"{out} by {one.user_id}"})
+    for one in people:
+        for _, text in said:
+            await one.hear(room, text)
+        for other, kind in zip(people, ("topic", "name"), strict=True):
+            await one.see_state(room, f"m.room.{kind}", {kind: f"{out} by {other.user_id}"})
+
+
+async def come_back(three: Three, gone: Somebody, room: RoomId, out: str, since: EventId) -> None:
+    """Whoever was away reads all of it, and says so."""
+    for _, text in what_is_said([one for one in three.all if one is not gone], out):
+        await gone.hear(room, text)
+    await gone.say(room, f"no longer {out}")
+    await three.all_hear(room, f"no longer {out}")
+    await agree(three.all, room, since=since)

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from bridge.demo.people import MatrixPerson, Muc, XmppPerson
 from bridge.demo.people.seen import MatrixFailed
 from bridge.demo.people.stanza import MUC_USER, client_tag
+from bridge.demo.people.xmpp import Entry
 from bridge.demo.servers import Synapse
 from bridge.errors import NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomAlias, RoomId, ServerName, UserId, server_of
@@ -80,6 +81,9 @@ class Somebody(Protocol):
     async def say(self, room: RoomId, text: str) -> EventId: ...
 
     async def hear(self, room: RoomId, text: str) -> None: ...
+
+    async def past(self, room: RoomId, count: int) -> list[str]:
+        """The newest of what was said before they came, at most `count`, the oldest first."""
 
     async def redact(self, room: RoomId, event_id: EventId) -> None: ...
 
@@ -241,6 +245,22 @@ class OnMatrix:
     async def hear(self, room: RoomId, text: str) -> None:
         await self.person.hear(text, room=room, timeout_s=PATIENCE_S)
 
+    async def past(self, room: RoomId, count: int) -> list[str]:
+        path = f"/_matrix/client/v3/rooms/{quote(room, safe='')}/messages"
+        found: list[str] = []
+        query, is_before = {"dir": "b", "limit": "100"}, False
+        while len(found) < count:
+            page = await self.person.request("GET", path, query=query)
+            for event in page["chunk"]:
+                if event.get("state_key") == self.user_id:
+                    is_before = True
+                elif is_before and isinstance(event["content"].get("body"), str):
+                    found.append(event["content"]["body"])
+            if "end" not in page:
+                break
+            query["from"] = str(page["end"])
+        return found[:count][::-1]
+
     async def redact(self, room: RoomId, event_id: EventId) -> None:
         try:
             await self.person.redact(room, event_id)
@@ -321,6 +341,7 @@ class OnXmpp:
         self.user_id = gateway.ghost(person.address)
         self._nickname = person.address.partition("@")[0]
         self._inside: dict[RoomId, Muc] = {}
+        self._entries: dict[RoomId, Entry] = {}
         self._invites: dict[RoomId, str] = {}
 
     @property
@@ -406,7 +427,7 @@ class OnXmpp:
             await self._call("join", user_id=self.user_id, room_id=room, via=[via])
         address = self.gateway.address(room if alias is None else alias)
         muc = Muc(self.person, address)
-        await muc.enter(self._nickname, timeout_s=PATIENCE_S)
+        self._entries[room] = await muc.enter(self._nickname, timeout_s=PATIENCE_S)
         self._inside[room] = muc
 
     async def leave(self, room: RoomId) -> None:
@@ -451,6 +472,11 @@ class OnXmpp:
 
     async def hear(self, room: RoomId, text: str) -> None:
         await self.person.hear(text, sender=self._inside[room].address, timeout_s=PATIENCE_S)
+
+    async def past(self, room: RoomId, count: int) -> list[str]:
+        """As the MUC showed it on entering."""
+        history = [stanza.body or "" for stanza in self._entries[room].history]
+        return history[-count:]
 
     async def redact(self, room: RoomId, event_id: EventId) -> None:
         await self._call(
