@@ -15,13 +15,16 @@ from bridge.engine.build import Draft, PrevEvent, chosen_event_id, complete, eve
 from bridge.engine.canonical import JsonObject
 from bridge.engine.keys import Signer
 from bridge.engine.pdu import Pdu
+from bridge.engine.power import PowerLevels
 from bridge.engine.receipt import Verdict
+from bridge.engine.redaction import may_apply_redaction, may_redact_anything
+from bridge.engine.state import CREATE, POWER_LEVELS
 from bridge.errors import NotFound, Refused
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
 from bridge.rooms.accept import Acceptor
 from bridge.rooms.append import Appender, Plan, Repeated
 from bridge.rooms.bounds import DEFAULTS, GraphBounds
-from bridge.rooms.load import Room, RoomStates, Snapshot, choose_auth_events
+from bridge.rooms.load import KnownEvent, Room, RoomStates, Snapshot, choose_auth_events
 from bridge.rooms.policy_server import PolicyServers
 from bridge.storage import events as event_rows
 from bridge.storage.database import Database
@@ -158,7 +161,26 @@ class Sender:
         )
         fresh = None if plan is None else plan.fresh
         check_auth(pdu, await self._states.auth_state(before.state, pdu, fresh))
+        if pdu.redacts is not None:
+            await self._check_redaction(pdu, pdu.redacts, before, fresh)
         return await self._policy_servers.sign(room, pdu), before
+
+    async def _check_redaction(
+        self,
+        pdu: Pdu,
+        target_id: EventId,
+        before: Snapshot,
+        fresh: Mapping[EventId, KnownEvent] | None,
+    ) -> None:
+        """Servers take any redaction and ignore those by people without the power: ours is refused
+        instead. Spec: rooms/v3, handling redactions; C-S, redactions."""
+        found = await self._states.pick(before.state, (POWER_LEVELS, CREATE), fresh)
+        power = PowerLevels.of(found.get(POWER_LEVELS), found.get(CREATE))
+        if may_redact_anything(pdu, power):
+            return
+        target = (await self._states.events([target_id], fresh)).get(target_id)
+        if target is None or not may_apply_redaction(pdu, target.pdu, power):
+            raise Refused(f"{pdu.sender} may not redact {target_id}", rule="redaction.level")
 
     async def template(
         self, room: Room, draft: Draft, plan: Plan | None = None

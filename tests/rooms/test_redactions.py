@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from bridge.engine.pdu import Pdu
+from bridge.errors import Refused
 from bridge.ids import EventId, RoomId, UserId
 from bridge.storage import events as event_rows
 from bridge.storage import rooms as room_rows
@@ -118,6 +119,31 @@ async def test_somebody_of_the_same_server_may_redact_and_nobody_else(network: N
     await give(network, there, here, friend)
     assert await heard(here, room_id) == ["(redacted)"]
     assert await told(here, room_id) == {foreign.event_id: False, friend.event_id: True}
+
+
+@pytest.mark.parametrize("version", ["2", "10", "12", "I.1"])
+async def test_a_redaction_of_ours_that_would_have_no_effect_is_refused(
+    network: Network, version: str
+) -> None:
+    here, there, room_id = await two_in_a_room(network, version)
+    target = await say(here, room_id, "maker", "not yours")
+    await network.deliver()
+    before = await told(there, room_id)
+    for unseen in (target, EventId("$unknown:elsewhere.example")):
+        with pytest.raises(Refused):
+            await there.backend.redact(
+                room_id=room_id,
+                sender=there.user("guest"),
+                target=unseen,
+                txn=f"redact-{unseen}",
+                reason=None,
+            )
+    assert await told(there, room_id) == before
+    own = await say(there, room_id, "guest", "mine")
+    await there.backend.redact(
+        room_id=room_id, sender=there.user("guest"), target=own, txn="own", reason=None
+    )
+    assert (await stored(there, own)).redacted_by is not None
 
 
 async def test_a_redaction_that_may_not_be_sent_is_rejected_and_does_nothing(
