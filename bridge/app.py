@@ -198,6 +198,7 @@ def build_limits(settings: LimitSettings) -> Limits:
         requests=buckets(settings.requests_per_s, settings.requests_burst),
         server_events=buckets(settings.server_events_per_s, settings.server_events_burst),
         room_events=buckets(settings.room_events_per_s, settings.room_events_burst),
+        server_edus=buckets(settings.server_edus_per_s, settings.server_edus_burst),
     )
 
 
@@ -484,7 +485,11 @@ class Gateway:
                 clock=clock,
             ),
             transactions=Transactions(
-                receiver=self._rooms.receiver, house=self._house, takers=self._takers
+                receiver=self._rooms.receiver,
+                house=self._house,
+                takers=self._takers,
+                limits=self._limits,
+                clock=clock,
             ),
             events=Events(own_name=identity.server_name, answers=self._rooms.answers, clock=clock),
             membership=MembershipEndpoints(answers=self._rooms.answers),

@@ -199,6 +199,8 @@ class LimitSettings(_Section):
     server_events_burst: Positive = 20_000
     room_events_per_s: Positive = 1_000
     room_events_burst: Positive = 20_000
+    server_edus_per_s: Positive = 500
+    server_edus_burst: Positive = 10_000
     invites_per_server: Positive = 5_000
     """Invites of one server that wait for an answer ..."""
     invites_per_user: Positive = 100

@@ -70,11 +70,17 @@ class Limits:
     """Of one server; transactions count by their events."""
     server_events: Buckets = field(default_factory=lambda: Buckets(NO_RATE))
     room_events: Buckets = field(default_factory=lambda: Buckets(NO_RATE))
+    server_edus: Buckets = field(default_factory=lambda: Buckets(NO_RATE))
 
     def check_request(self, server: str, now_s: float) -> None:
         """Raises Unavailable."""
         _check(self.requests.wait_s(server, now_s), f"too many requests of {server}")
         self.requests.take(server, now_s)
+
+    def check_edus(self, server: str, count: int, now_s: float) -> None:
+        """A transaction with so many EDUs. Raises Unavailable."""
+        _check(self.server_edus.wait_s(server, now_s, count), f"too many EDUs of {server}")
+        self.server_edus.take(server, now_s, count)
 
     def check_events(self, server: str, rooms: dict[str, int], now_s: float) -> None:
         """A transaction with so many events in each room: all of it, or nothing is taken. Raises

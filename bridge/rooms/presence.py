@@ -30,6 +30,9 @@ from bridge.telemetry.log import get_logger
 
 MAX_OTHERS = 50_000
 MAX_OWN = 50_000
+MAX_STRANGERS = 1_000
+STRANGE_S = 60.0
+"""How long somebody's presence may come before their joining."""
 FORGET_S = 35 * 60.0
 """A server that says nothing of a user for so long is taken to be gone. Established servers say it
 again every 25 minutes."""
@@ -83,6 +86,8 @@ class Presences:
         self.enabled = enabled
         self._others: OrderedDict[UserId, _Heard] = OrderedDict()
         self._own: OrderedDict[UserId, _Own] = OrderedDict()
+        self._strangers: OrderedDict[UserId, tuple[Presence, float]] = OrderedDict()
+        """Of whom we do not know that they are in a room with us: they may be about to join."""
         self._changed: dict[UserId, None] = {}
         """Users of ours whom everybody around must be told of."""
         self._arrived: dict[tuple[RoomId, UserId], None] = {}
@@ -116,8 +121,16 @@ class Presences:
         for one in theirs:
             if one.user_id in heard:
                 self._hear(one)
+            elif one.user_id not in known:
+                self._remember(one)
         if edu.presences and not heard:
             raise Refused("nobody's presence", rule="edu")
+
+    def _remember(self, one: Presence) -> None:
+        self._strangers[one.user_id] = (one, self._clock.monotonic_s())
+        self._strangers.move_to_end(one.user_id)
+        while len(self._strangers) > MAX_STRANGERS:
+            self._strangers.popitem(last=False)
 
     def _hear(self, one: Presence) -> None:
         before = self._others.get(one.user_id)
@@ -172,12 +185,12 @@ class Presences:
         self._budget = min(TELLINGS_PER_TICK, self._budget + TELLINGS_PER_TICK)
         while self._budget > 0 and self._changed:
             user_id = next(iter(self._changed))
-            around = await self._database.read(partial(room_rows.servers_around, user_id=user_id))
+            around = await self._queries.servers_around(user_id)
             self._changed.pop(user_id, None)
             self._tell_all([user_id], self._outlet.peers(around))
         while self._budget > 0 and self._arrived:
             room_id, user_id = next(iter(self._arrived))
-            servers = await self._queries.servers(room_id)
+            servers = await self._queries.servers_now(room_id)
             self._arrived.pop((room_id, user_id), None)
             self._tell_all([user_id], self._outlet.peers(servers))
         while self._budget > 0 and self._newcomers:
@@ -205,6 +218,11 @@ class Presences:
         if now_s - self._looked_s < LOOK_AGAIN_S:
             return
         self._looked_s = now_s
+        while self._strangers:
+            stranger, (_, since_s) = next(iter(self._strangers.items()))
+            if now_s - since_s < STRANGE_S:
+                break
+            del self._strangers[stranger]
         for user_id, own in self._own.items():
             if own.value.presence != "offline" and now_s - own.told_s >= REFRESH_S:
                 self._changed[user_id] = None
@@ -223,6 +241,13 @@ class Presences:
                         currently_active=False,
                     )
                 )
+
+    def _meet(self, user_id: UserId) -> None:
+        presence, since_s = self._strangers.pop(user_id, (None, 0.0))
+        if presence is None or self._clock.monotonic_s() - since_s > STRANGE_S:
+            return
+        if self._door.is_heard(user_id):
+            self._hear(presence)
 
     async def _ours_in(self, room_id: RoomId) -> list[UserId]:
         def unit(tx: Transaction) -> list[UserId]:
@@ -264,7 +289,7 @@ class Presences:
             await waker.wait(LOOK_AGAIN_S)
             await self._clock.sleep(GATHER_S)
             try:
-                if any(map(self._is_there, self._own)):
+                if self._strangers or any(map(self._is_there, self._own)):
                     position = await self._read(position)
                 else:
                     position = await self._head(position)
@@ -305,6 +330,7 @@ class Presences:
                     self._arrived[one.pdu.room_id, user_id] = None
             else:
                 newly[one.pdu.room_id, server_of(user_id)] += 1
+                self._meet(user_id)
 
         def unit(tx: Transaction) -> list[tuple[RoomId, ServerName]]:
             return [
@@ -313,8 +339,8 @@ class Presences:
                 if room_rows.count_joined(tx, room_id, server) <= joined
             ]
 
-        for fresh in await self._database.read(unit) if newly else ():
-            self._newcomers[fresh] = None
+        if newly and any(map(self._is_there, self._own)):
+            self._newcomers.update(dict.fromkeys(await self._database.read(unit)))
 
 
 def _shown(value: UserPresence) -> tuple[str, str | None, bool]:

@@ -89,6 +89,20 @@ class RoomQueries:
         """Servers with a joined user now, ours included."""
         return await self._database.read(lambda tx: room_rows.servers(tx, room_id))
 
+    async def servers_now(self, room_id: RoomId) -> frozenset[ServerName]:
+        """The same from memory, as far as possible; none of a room that we are not in."""
+        room = await self._states.find_room(room_id)
+        if room is None or not room.joined:
+            return frozenset()
+        return await self.servers_at(room_id, room.snapshot)
+
+    async def servers_around(self, user_id: UserId) -> frozenset[ServerName]:
+        """Servers with a joined user in a room where this user is."""
+        found: set[ServerName] = set()
+        for room_id in await self.joined_rooms(user_id):
+            found |= await self.servers_now(room_id)
+        return frozenset(found)
+
     async def servers_at(self, room_id: RoomId, snapshot: Snapshot) -> frozenset[ServerName]:
         """Servers with a joined user in a state of the room, ours included."""
         return await self._joined.of(room_id, snapshot)

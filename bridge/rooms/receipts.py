@@ -102,7 +102,7 @@ class Receipts:
             event_id=parse_event_id(event_id),
             at_ms=self._clock.now_ms(),
         )
-        peers = self._outlet.peers(await self._queries.servers(room_id))
+        peers = self._outlet.peers(await self._queries.servers_now(room_id))
         gathers = len(peers) > MANY_SERVERS
 
         def unit(tx: Transaction) -> bool:
@@ -128,7 +128,7 @@ class Receipts:
         now_s = self._clock.monotonic_s()
         for room_id in [room_id for room_id, due_s in self._due_s.items() if due_s <= now_s]:
             rows = list(self._gathered[room_id].values())
-            peers = self._outlet.peers(await self._queries.servers(room_id))
+            peers = self._outlet.peers(await self._queries.servers_now(room_id))
 
             def unit(
                 tx: Transaction,

@@ -130,7 +130,7 @@ class TypingNotices:
     async def _tell(self, key: _Key, typing: bool) -> None:
         room_id, user_id = key
         edu = TypingEdu(room_id=room_id, user_id=user_id, typing=typing)
-        for peer in self._outlet.peers(await self._queries.servers(room_id)):
+        for peer in self._outlet.peers(await self._queries.servers_now(room_id)):
             self.source.put(peer, key, edu)
             self._outlet.wake(peer)
 

@@ -232,11 +232,12 @@ def joined_among(
 ) -> frozenset[tuple[RoomId, UserId]]:
     """Of these users in these rooms, those who are joined, in rooms that we are in."""
     found: set[tuple[RoomId, UserId]] = set()
-    wanted = [room_id for room_id, some in users.items() if some]
+    wanted = sorted(room_id for room_id, some in users.items() if some)
     ours = tx.execute(
-        select(rooms.c.room_id).where(rooms.c.room_id.in_(sorted(wanted)), rooms.c.joined)
+        select(rooms.c.room_id).where(rooms.c.room_id.in_(wanted), rooms.c.joined)
     ).scalars()
     for room_id in map(RoomId, ours.all()):
+        # Room by room: for pairs of both SQLite would read the whole table.
         names = tx.execute(
             select(memberships.c.user_id).where(
                 memberships.c.room_id == room_id,
@@ -261,25 +262,6 @@ def joined_anywhere(tx: Transaction, users: Collection[UserId]) -> frozenset[Use
         )
     ).scalars()
     return frozenset(map(UserId, names))
-
-
-def servers_around(tx: Transaction, user_id: UserId) -> frozenset[ServerName]:
-    """Servers with somebody joined in a room where this user is joined, in which we are."""
-    mine = (
-        select(memberships.c.room_id)
-        .join(rooms, rooms.c.room_id == memberships.c.room_id)
-        .where(
-            rooms.c.joined,
-            memberships.c.user_id == user_id,
-            memberships.c.membership == "join",
-        )
-    )
-    names = tx.execute(
-        select(memberships.c.server)
-        .distinct()
-        .where(memberships.c.room_id.in_(mine), memberships.c.membership == "join")
-    ).scalars()
-    return frozenset(map(ServerName, names))
 
 
 def rooms_of(tx: Transaction, user_id: UserId, kinds: Collection[str]) -> list[RoomId]:

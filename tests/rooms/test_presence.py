@@ -14,7 +14,7 @@ from bridge.ids import RoomId, ServerName, UserId
 from bridge.policy.rules import Action, RuleTable, read_rule
 from bridge.rooms import presence as presence_module
 from bridge.rooms.passing import UserPresence
-from bridge.rooms.presence import FORGET_S, GATHER_S, LOOK_AGAIN_S, PER_EDU, REFRESH_S
+from bridge.rooms.presence import FORGET_S, GATHER_S, LOOK_AGAIN_S, PER_EDU, REFRESH_S, STRANGE_S
 from tests.support.clock import FakeClock
 from tests.support.matrix_side import until
 from tests.support.network import Network, Server
@@ -329,6 +329,28 @@ async def test_a_server_that_comes_in_is_told_of_our_users_there(
             (world.there.name, world.maker, "unavailable"),
             (third.name, world.maker, "unavailable"),
         ]
+
+
+async def test_presence_that_comes_before_the_joining_counts_with_it(
+    world: World, clock: FakeClock
+) -> None:
+    other, late = world.there.user("other"), world.there.user("late")
+    async with watching(world.here):
+        await world.tell("online", user=late)
+        clock.shift(STRANGE_S + 1)
+        await world.tell("online", user=other)
+        assert world.heard() == []
+        for user_id in (late, other):
+            await world.there.backend.join(
+                user_id=user_id, room_id=world.room_id, via=[world.here.name]
+            )
+        await world.network.deliver()
+
+        async def look() -> list[UserPresence]:
+            await clock.advance(GATHER_S)
+            return world.heard()
+
+        assert [one.user_id for one in await until(look)] == [other]
 
 
 async def test_our_user_who_comes_in_is_told_to_the_servers_there(

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from bridge.clock import Clock, SystemClock
 from bridge.engine.canonical import JsonObject, encode_canonical
 from bridge.engine.edu import MAX_EDU_TYPE_BYTES
 from bridge.errors import BadInput, NotFound, Refused
 from bridge.ids import EventId, ServerName
 from bridge.policy.house import House
+from bridge.policy.limits import Limits
 from bridge.policy.rules import Scope
 from bridge.rooms.network import EduTaker
 from bridge.telemetry import metrics
@@ -53,10 +55,14 @@ class Transactions:
         receiver: PduTaker,
         house: House | None = None,
         takers: Mapping[str, EduTaker] | None = None,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._receiver = receiver
         self._house = house
         self._takers = {} if takers is None else takers
+        self._limits = limits or Limits()
+        self._clock = clock or SystemClock()
 
     async def send(self, request: Request, origin: ServerName) -> Response:
         body = request.json_object()
@@ -67,6 +73,8 @@ class Transactions:
         txn_id = request.params["txn_id"]
         if "\0" in txn_id or len(txn_id) > MAX_TRANSACTION_ID:
             raise BadInput("not a transaction ID", errcode="M_INVALID_PARAM")
+        if edus:
+            self._limits.check_edus(origin, len(edus), self._clock.monotonic_s())
         for edu in edus:
             await self._take(origin, edu)
         verdicts = await self._receiver.take(origin, txn_id, pdus)

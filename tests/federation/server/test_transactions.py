@@ -12,9 +12,11 @@ from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.federation.server.transactions import MAX_EDU_BYTES, MAX_EDU_DEPTH, Transactions
 from bridge.ids import EventId, ServerName
 from bridge.policy.house import House, Refusal
+from bridge.policy.limits import Buckets, Limits, Rate
 from bridge.policy.rules import Action, RuleTable, read_rule
 from bridge.telemetry import metrics
 from bridge.web.routing import Request
+from tests.support.clock import FakeClock
 
 US, PEER = ServerName("us.example"), ServerName("peer.example")
 
@@ -45,13 +47,17 @@ class Receiver:
 
 
 class Door:
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
         self.refusals: list[Refusal] = []
         self.house = House(own_name=US, on_refusal=self.refusals.append)
         self.taker = Taker()
         self.receiver = Receiver(self.taker)
         self.transactions = Transactions(
-            receiver=self.receiver, house=self.house, takers={"m.x": self.taker}
+            receiver=self.receiver,
+            house=self.house,
+            takers={"m.x": self.taker},
+            limits=limits,
+            clock=FakeClock(),
         )
 
     async def send(self, *edus: Any) -> None:
@@ -148,3 +154,14 @@ async def test_a_rule_may_deny_a_server_its_edus_alone() -> None:
     assert door.taker.taken == []
     assert door.receiver.edus_before == [0]
     assert [(one.door, one.what) for one in door.refusals] == [("edu", PEER)]
+
+
+async def test_over_its_rate_a_server_is_told_when_to_come_again_and_nothing_is_taken() -> None:
+    door = Door(Limits(server_edus=Buckets(Rate(per_s=1, burst=3))))
+    await door.send(edu(a=1), edu(a=2))
+    with pytest.raises(Unavailable) as caught:
+        await door.send(edu(a=3), edu(a=4))
+    assert (caught.value.errcode, caught.value.retry_after_s) == ("M_LIMIT_EXCEEDED", 1.0)
+    assert len(door.taker.taken) == 2
+    await door.send()  # without EDUs nothing is counted
+    await door.send(edu(a=3))
