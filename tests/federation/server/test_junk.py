@@ -172,7 +172,11 @@ class Door:
                 notary=Notary(
                     own_name=name, own=keys, keys=own, documents=NoDocuments(), clock=clock
                 ),
-                transactions=Transactions(receiver=Impatient(rooms.receiver)),
+                transactions=Transactions(
+                    receiver=Impatient(rooms.receiver),
+                    house=server.house,
+                    takers={**server.people.takers, **rooms.ephemeral.takers},
+                ),
                 events=Events(own_name=name, answers=rooms.answers, clock=clock),
                 membership=Membership(answers=rooms.answers),
                 queries=Queries(own_name=name, directory=rooms.directory),
@@ -347,6 +351,93 @@ async def test_no_request_makes_an_endpoint_fall_over(
         await with_junk(network, example)
         await here.rooms.receiver.work_off_due()
         assert await heard(here, room_id) == ["hello"]
+
+
+async def test_no_edu_makes_its_transaction_fall_over(
+    clock: FakeClock, tmp_path: Path, sqlite_template: Path
+) -> None:
+    """Whatever an EDU holds, the transaction is taken, and what it says of others is not."""
+    async with open_network(clock, tmp_path, sqlite_template) as network:
+        here, there, room_id = await two_in_a_room(network)
+        door = Door(here, there.name, clock)
+        guest, maker = there.user("guest"), here.user("maker")
+        users = st.sampled_from([str(guest), str(maker), "@x:third.example"]) | texts
+        rooms = st.sampled_from([str(room_id), "!other:x.example"]) | texts
+        data = st.fixed_dictionaries(
+            {}, optional={"ts": junk | st.just(1), "thread_id": junk | st.just("main")}
+        )
+        entry = st.fixed_dictionaries(
+            {}, optional={"event_ids": junk | st.just(["$event"]), "data": data | junk}
+        )
+        content = (
+            junk
+            | st.fixed_dictionaries(
+                {},
+                optional={
+                    "room_id": rooms | junk,
+                    "user_id": users | junk,
+                    "typing": st.booleans() | junk,
+                    "sender": users | junk,
+                    "device_id": texts | junk,
+                    "stream_id": st.integers(-1, 2**53 - 1) | junk,
+                    "prev_id": junk,
+                    "type": texts | junk,
+                    "message_id": texts | junk,
+                    "messages": junk | st.dictionaries(users, junk, max_size=3),
+                    "keys": junk,
+                    "master_key": junk,
+                    "self_signing_key": junk,
+                },
+            )
+            | st.dictionaries(
+                rooms,
+                junk | st.fixed_dictionaries({"m.read": st.dictionaries(users, entry | junk)}),
+                max_size=3,
+            )
+            | st.fixed_dictionaries(
+                {
+                    "push": st.lists(
+                        junk
+                        | st.fixed_dictionaries(
+                            {"user_id": users, "presence": st.just("online") | junk},
+                            optional={
+                                "status_msg": junk,
+                                "last_active_ago": junk,
+                                "currently_active": junk,
+                            },
+                        ),
+                        max_size=3,
+                    )
+                }
+            )
+        )
+        kinds = st.sampled_from([*here.rooms.ephemeral.takers, *here.people.takers]) | texts
+        edus = st.lists(
+            junk | st.fixed_dictionaries({"edu_type": kinds, "content": content}), max_size=4
+        )
+        counter = iter(range(1_000_000))
+
+        def example(wait: Callable[[Awaitable[Any]], Any]) -> None:
+            @settings(SETTINGS, max_examples=300)
+            @given(edus)
+            def every_edu(some: list[Any]) -> None:
+                body = {"origin": there.name, "pdus": [], "edus": some}
+                target = f"/_matrix/federation/v1/send/t{next(counter)}"
+                response: Response = wait(door.ask("PUT", target, body))
+                try:
+                    check_canonical(body)
+                except BadInput:
+                    assert response.status == 400, some
+                else:
+                    assert (response.status, response.json) == (200, {"pdus": {}}), some
+
+            every_edu()
+
+        await with_junk(network, example)
+        ephemeral = here.rooms.ephemeral
+        assert {row.user_id for row in await ephemeral.receipts.of_room(room_id)} <= {guest}
+        assert set(ephemeral.typing.typing(room_id)) <= {guest}
+        assert ephemeral.presence.of(maker) is None
 
 
 async def test_no_event_breaks_the_room_it_is_sent_into(
