@@ -311,3 +311,129 @@ async def test_presence_crosses_between_synapse_and_xmpp(
         what="alice's status",
         since=position,
     )
+
+
+def say_markable(person: XmppPerson, to: str, body: str, type: str = "chat") -> str:
+    message = ET.Element(client_tag("message"), {"to": to, "type": type})
+    ET.SubElement(message, client_tag("body")).text = body
+    ET.SubElement(message, f"{{{MARKERS}}}markable")
+    ET.SubElement(message, f"{{{CHAT_STATES}}}active")
+    return person.send(message)
+
+
+async def see_state(person: XmppPerson, sender: str, state: str, *, since: int) -> None:
+    """`sender`: an address, or in a room an occupant's."""
+    await person.wait_for(
+        lambda s: (
+            sender in (s.sender, s.bare_sender)
+            and s.element.find(f"{{{CHAT_STATES}}}{state}") is not None
+        ),
+        what=f"{state} of {sender}",
+        since=since,
+    )
+
+
+def markers(person: XmppPerson, *, since: int = 0) -> list[tuple[str, str | None]]:
+    """Who was shown to have read what."""
+    found = [(s, s.element.find(f"{{{MARKERS}}}displayed")) for s in person.transcript.since(since)]
+    return [(stanza.sender, node.get("id")) for stanza, node in found if node is not None]
+
+
+async def see_marker(person: XmppPerson, sender: str, message_id: str) -> None:
+    await person.wait_for(
+        lambda s: (
+            s.sender == sender
+            and (node := s.element.find(f"{{{MARKERS}}}displayed")) is not None
+            and node.get("id") == message_id
+        ),
+        what=f"{sender} has read {message_id}",
+        timeout_s=15,
+    )
+
+
+@pytest.mark.timeout(180)
+async def test_who_wrote_on_xmpp_sees_what_was_read_once_and_nothing_anew_after_a_restart(
+    gateway: Gateway,
+    prosody_pair: Pair,
+    synapse: Synapse,
+    matrix_person: MakeMatrixPerson,
+    xmpp_person: MakeXmppPerson,
+) -> None:
+    alice = await matrix_person(synapse, "alice_reads")
+    juliet = await xmpp_person(prosody_pair[0], "juliet_read")
+    ghost, her = gateway.ghost(juliet.address), gateway.address(alice.user_id)
+    room = await alice.create_direct(ghost)
+    await alice.see_membership(room, ghost, "join")
+    plain = juliet.say(her, "one")
+    await alice.hear("one", room=room)
+    asking = say_markable(juliet, her, "two")
+    second = await alice.hear("two", room=room)
+    await alice.mark_read(room, second.event_id)
+    await see_marker(juliet, her, asking)
+    answer = await alice.say(room, "three")
+    await alice.mark_read(room, answer)
+    await juliet.hear("three")
+
+    await gateway.restart()
+    since = juliet.position
+    await alice.say(room, "four")
+    await juliet.hear("four", timeout_s=30)
+    assert [s for s in juliet.transcript.since(since) if s.body is None] == []
+    assert markers(juliet) == [(her, asking)]
+    assert plain != asking
+
+
+@pytest.mark.timeout(240)
+async def test_in_a_room_everybody_sees_who_types_and_reads(
+    gateway: Gateway,
+    prosody_pair: Pair,
+    synapse: Synapse,
+    matrix_person: MakeMatrixPerson,
+    xmpp_person: MakeXmppPerson,
+) -> None:
+    alice = await matrix_person(synapse, "alice_room")
+    await alice.set_display_name("Alice")
+    juliet = await xmpp_person(prosody_pair[0], "juliet_room")
+    romeo = await xmpp_person(prosody_pair[1], "romeo_room")
+    room_id = await alice.create_room(
+        name="The Garden", alias="garden-states", preset="public_chat"
+    )
+    room = gateway.address(f"#garden-states:{synapse.server_name}")
+    await juliet.enter(room, "Juliet")
+    await romeo.enter(room, "Romeo", timeout_s=30)
+    ghost = gateway.ghost(juliet.address)
+    await alice.see_membership(room_id, gateway.ghost(romeo.address), "join")
+
+    # From Matrix.
+    since = (juliet.position, romeo.position)
+    await alice.set_typing(room_id, True)
+    await see_state(juliet, f"{room}/Alice", "composing", since=since[0])
+    await see_state(romeo, f"{room}/Alice", "composing", since=since[1])
+    say_markable(romeo, room, "who reads this?", "groupchat")
+    said = await alice.hear("who reads this?", room=room_id)
+    await alice.mark_read(room_id, said.event_id)
+    for person in (juliet, romeo):
+        await see_marker(person, f"{room}/Alice", said.event_id)
+
+    start = alice.position
+    await alice.set_typing(room_id, False)
+    await see_typing(alice, room_id, [], since=start)
+
+    # From XMPP, to both sides.
+    start, position = alice.position, romeo.position
+    message = ET.Element(client_tag("message"), {"to": room, "type": "groupchat"})
+    ET.SubElement(message, f"{{{CHAT_STATES}}}composing")
+    juliet.send(message)
+    await see_typing(alice, room_id, [ghost], since=start)
+    await see_state(romeo, f"{room}/Juliet", "composing", since=position)
+    message = ET.Element(client_tag("message"), {"to": room, "type": "groupchat"})
+    ET.SubElement(message, f"{{{MARKERS}}}displayed", {"id": said.event_id})
+    juliet.send(message)
+    await see_read(alice, room_id, said.event_id, ghost)
+    await see_marker(romeo, f"{room}/Juliet", said.event_id)
+
+    # Who disappears types no more; who types is not shown their own state.
+    start = alice.position
+    await juliet.drop()
+    await see_typing(alice, room_id, [], since=start)
+    assert markers(romeo).count((f"{room}/Romeo", said.event_id)) == 0
