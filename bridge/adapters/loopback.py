@@ -189,9 +189,9 @@ class LoopbackAdapter:
             history_limit=history_limit,
         )
 
-    async def tell(self, change: ChatEphemeral) -> None:
+    def tell(self, change: ChatEphemeral) -> None:
         """Somebody types, reads, comes or goes."""
-        await self._listener.on_ephemeral(change)
+        self._listener.on_ephemeral(change)
 
     async def leave(self, address: str, room_id: RoomId, *, reason: str | None = None) -> None:
         await self._listener.leave(address=address, room_id=room_id, reason=reason)

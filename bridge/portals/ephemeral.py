@@ -55,8 +55,8 @@ from bridge.ports.matrix import (
     Typing,
 )
 from bridge.storage import messages, portals, queues
-from bridge.storage.database import Database
-from bridge.storage.portals import DIRECT, FORMER, SERVED, Portal
+from bridge.storage.database import Database, Transaction
+from bridge.storage.portals import DIRECT, FORMER, OF_CHAT, SERVED, Portal
 from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
@@ -76,6 +76,8 @@ IDLE_MS = 5 * 60_000
 LONG_MS = 60 * 60_000
 _PATIENCE_S = 10.0
 _BATCH = 50
+_LOOKED_BACK = 20
+_AUDIENCES = frozenset({SERVED, *OF_CHAT})
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -262,14 +264,14 @@ class EphemeralPortal:
         standing = [
             portal
             for portal in bound[room_id]
-            if portal.kind == SERVED
+            if portal.kind in _AUDIENCES
             or (portal.kind in (DIRECT, FORMER) and portal.user_id == change.user_id)
         ]
         if not standing:
             return
         self._house.check_room(room_id, Scope.EDUS, door="from matrix")
         place, now_ms = (room_id, change.user_id), self._clock.now_ms()
-        if any(portal.kind == SERVED for portal in standing):
+        if any(portal.kind in _AUDIENCES for portal in standing):
             last = (type(change), place)
             next_ms = self._spoken_ms.get(last, 0) + AUDIENCE_INTERVAL_MS
             if next_ms > now_ms:
@@ -289,13 +291,13 @@ class EphemeralPortal:
         else:
             self._typing.pop(place, None)
         for portal in standing:
-            is_room = portal.kind == SERVED
             await self._put(
                 ShowTyping(
                     sender=change.user_id,
                     typing=change.typing,
-                    to=None if is_room else portal.chat,
-                    room_id=change.room_id if is_room else None,
+                    to=portal.chat if portal.kind in (DIRECT, FORMER) else None,
+                    room_id=change.room_id if portal.kind == SERVED else None,
+                    chat=portal.chat if portal.kind in OF_CHAT else None,
                 )
             )
 
@@ -312,17 +314,37 @@ class EphemeralPortal:
         for portal in standing:
             if portal.kind == SERVED:
                 await self._show_read_in_room(change, past)
+            elif portal.kind in OF_CHAT:
+                await self._show_read_in_chat(change, past, portal.chat)
             else:
                 await self._show_read_to_author(change, past, portal.chat)
 
     async def _show_read_in_room(self, change: ReadUpTo, past: Sequence[Seen]) -> None:
-        found = next((one for one in past if one.shown), None)
-        if found is None or found.sender == change.user_id:
+        found = next((one for one in past if one.shown and one.sender != change.user_id), None)
+        if found is None:
             return
         if self._is_news(change, SERVED, found.position):
             await self._put(
                 ShowRead(sender=change.user_id, message_id=found.event_id, room_id=change.room_id)
             )
+
+    async def _show_read_in_chat(self, change: ReadUpTo, past: Sequence[Seen], chat: str) -> None:
+        """By the chat's own ID, where it gave one."""
+        some = [one for one in past if one.sender != change.user_id][:_LOOKED_BACK]
+
+        def unit(tx: Transaction) -> tuple[Seen, str] | None:
+            for one in some:
+                for known in messages.of_event(tx, one.event_id):
+                    is_given = known.stanza_id != known.origin_id
+                    if known.chat == chat and known.stanza_id and is_given:
+                        return one, known.stanza_id
+            return None
+
+        found = await self._database.read(unit)
+        if found is None:
+            return
+        if self._is_news(change, chat, found[0].position):
+            await self._put(ShowRead(sender=change.user_id, message_id=found[1], chat=chat))
 
     async def _show_read_to_author(
         self, change: ReadUpTo, past: Sequence[Seen], address: str

@@ -100,7 +100,7 @@ class FromChat:
     async def accept_change(self, change: ChatChange) -> None:
         await self._in_chat.accept_change(change)
 
-    async def on_ephemeral(self, change: ChatEphemeral) -> None:
+    def on_ephemeral(self, change: ChatEphemeral) -> None:
         self._ephemeral.on_chat(change)
 
     async def is_visited(self, chat: str) -> bool:

@@ -226,7 +226,7 @@ class ChatListener(Protocol):
         """Commits what happened in a foreign chat to the inbox, behind what was said before."""
         ...
 
-    async def on_ephemeral(self, change: ChatEphemeral) -> None:
+    def on_ephemeral(self, change: ChatEphemeral) -> None:
         """Only remembers it, within a bound. Never raises, never waits for the Matrix side."""
         ...
 

@@ -61,22 +61,25 @@ ChatEphemeral: TypeAlias = ChatTyping | ChatRead | ChatPresence
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShowTyping:
-    """To one address (`to`), or to everybody in a room that we serve."""
+    """To one address (`to`), to everybody in a room that we serve, or in a foreign chat."""
 
     sender: UserId
     typing: bool
     to: str | None = None
     room_id: RoomId | None = None
+    chat: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShowRead:
-    """`sender` has read up to this message: to its author (`to`), or to everybody in a room."""
+    """`sender` has read up to this message: to its author (`to`), or to everybody in a room or a
+    foreign chat, by the ID that the message has there."""
 
     sender: UserId
     message_id: str
     to: str | None = None
     room_id: RoomId | None = None
+    chat: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

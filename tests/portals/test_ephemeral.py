@@ -7,10 +7,11 @@ from typing import Any, cast
 
 import pytest_asyncio
 
+from bridge.adapters.loopback import LoopbackChat
 from bridge.errors import Unavailable
 from bridge.ids import EventId, RoomAlias, RoomId, UserId
 from bridge.portals.ephemeral import WAITING
-from bridge.ports.chat import DirectMessage, RoomMessage
+from bridge.ports.chat import ChatPost, DirectMessage, RoomMessage
 from bridge.ports.ephemeral import (
     ChatPresence,
     ChatRead,
@@ -21,8 +22,10 @@ from bridge.ports.ephemeral import (
     ShowTyping,
 )
 from bridge.ports.matrix import Ephemeral, MatrixBackend, PresenceChange, ReadUpTo, Typing
-from tests.support.world import ALICE, BOB, JULIET, ROMEO, World
+from tests.support.world import ALICE, BOB, GATEWAY, JULIET, ROMEO, World
 
+TEA = "tea@muc.example"
+TEA_ALIAS = RoomAlias(f"#tea=40muc.example:{GATEWAY}")
 GARDEN = RoomAlias("#garden:matrix.example")
 
 
@@ -96,7 +99,7 @@ class Stage:
     async def tell(self, change: Any, *, after_s: float = 0.0) -> list[tuple[Any, ...]]:
         """What Matrix hears then."""
         self.world.clock.shift(after_s)
-        await self.world.chat.tell(change)
+        self.world.chat.tell(change)
         return await self.heard()
 
     async def heard(self, after_s: float = 0.0) -> list[tuple[Any, ...]]:
@@ -372,6 +375,39 @@ async def test_in_a_room_the_id_is_the_events_and_nobody_reads_what_they_wrote(
     assert await stage.tell(romeo) == []
     assert await stage.tell(juliet) == [("read", room_id, stage.juliet, message.event_id)]
     assert await stage.tell(ChatRead(sender=JULIET, message_id="x1", to_room=room_id)) == []
+
+
+# --- foreign chats ------------------------------------------------------------------------------
+
+
+async def tea(stage: Stage) -> RoomId:
+    """A foreign chat with Juliet in it, and its room with Alice."""
+    stage.world.chat.open_chat(LoopbackChat(address=TEA))
+    room_id, _ = await stage.world.home.backend.resolve_alias(TEA_ALIAS)
+    await stage.world.join(room_id)
+    await stage.world.settle()
+    await stage.world.chat.come(TEA, JULIET)
+    await stage.world.settle()
+    return room_id
+
+
+async def test_typing_and_reading_cross_a_foreign_chat_by_its_own_ids(stage: Stage) -> None:
+    room_id = await tea(stage)
+    await stage.world.chat.say_in_chat(TEA, JULIET, "hello", archive_id="a7")
+    await stage.world.settle()
+    posted = await stage.world.say(room_id, "good morning")
+    await stage.world.settle()
+    assert await stage.on(typing(room_id), read(room_id, posted)) == [
+        ShowTyping(sender=ALICE, typing=True, chat=TEA),
+        ShowRead(sender=ALICE, message_id="a7", chat=TEA),
+    ]
+    (post,) = [d for d in stage.world.chat.delivered if isinstance(d.delivery, ChatPost)]
+    reads = ChatRead(sender=JULIET, message_id=f"archive-{post.outbox_id}", to_chat=TEA)
+    assert await stage.tell(reads) == [("read", room_id, stage.juliet, posted)]
+    unknown = ChatRead(sender=JULIET, message_id="nothing", to_chat=TEA)
+    assert await stage.tell(unknown) == []
+    types = ChatTyping(sender=JULIET, typing=True, to_chat=TEA)
+    assert await stage.tell(types) == [("typing", room_id, stage.juliet, True)]
 
 
 async def test_a_matrix_side_that_cannot_now_delays_nothing(stage: Stage) -> None:

@@ -224,7 +224,7 @@ class ScriptedListener:
         self._fail("accept_change")
         self.changes.append(change)
 
-    async def on_ephemeral(self, change: ChatEphemeral) -> None:
+    def on_ephemeral(self, change: ChatEphemeral) -> None:
         self.passing.append(change)
 
     async def is_visited(self, chat: str) -> bool:

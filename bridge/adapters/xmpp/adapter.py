@@ -325,6 +325,8 @@ class XmppAdapter:
                     await self._states.show_typing(passing, Jid.parse(to))
                 case ShowRead(to=str(to)):
                     await self._states.show_read(passing, Jid.parse(to))
+                case ShowTyping(chat=str()) | ShowRead(chat=str()):
+                    await self._occupants.show(passing)
                 case _:
                     await self._rooms.show(passing)
         except IsthmusError as exc:
@@ -413,7 +415,7 @@ class XmppAdapter:
                 await self._rooms.on_presence(stanza, where)
                 is_there = self._rooms.room_of(stanza.sender, stanza.to.bare) is not None
                 if is_there or stanza.type == "unavailable" or stanza.has(MUC, "x"):
-                    await self._states.on_presence(stanza)
+                    self._states.on_presence(stanza)
             case Person(user_id=user_id):
                 await self._direct.on_presence(stanza, user_id)
             case Bot():
@@ -454,7 +456,7 @@ class XmppAdapter:
 
     async def _accept(self, stanza: Stanza, room_id: RoomId) -> None:
         """What an occupant says to the room: a message, or a new subject."""
-        await self._states.on_message(stanza, to_room=room_id)
+        self._states.on_message(stanza, to_room=room_id)
         subject = inbound.to_subject(stanza)
         if subject is None:
             await self._direct.accept(stanza, to_room=room_id)

@@ -101,7 +101,7 @@ class Direct:
         elif stanza.type == "groupchat":
             await self._refuse(stanza, "service-unavailable", "This is not a room.")
         else:
-            await self._states.on_message(stanza, to_user=user_id)
+            self._states.on_message(stanza, to_user=user_id)
             await self.accept(stanza, to_user=user_id)
 
     async def accept(
@@ -257,7 +257,7 @@ class Direct:
                     answer = _presence(ghost, stanza.sender, "unavailable")
                 await self._wire.send([answer])
             case "" | "unavailable" if ghost.local and ghost != self._bot:
-                await self._states.on_presence(stanza)
+                self._states.on_presence(stanza)
 
     async def meets(self, person: Jid, user_id: UserId) -> bool:
         """True the first time."""

@@ -44,6 +44,7 @@ from bridge.errors import BadInput
 from bridge.ports.ephemeral import Availability
 
 _CORRECTED = "* "
+_MARKER_CHARACTERS = 1024
 _SHOWS: dict[str, Availability] = {"away": "away", "dnd": "dnd", "xa": "xa"}
 _ENCRYPTED = (
     *(f"{{{omemo}}}encrypted/{{{omemo}}}payload" for omemo in OMEMO),
@@ -208,18 +209,21 @@ def wants_marker(stanza: Stanza) -> bool:
     return bool(stanza.id) and stanza.has(CHAT_MARKERS, "markable")
 
 
-def chat_state(stanza: Stanza) -> str | None:
+def chat_state(xml: ET.Element) -> str | None:
     """`composing` or another state of now; None: it says none. Spec: XEP-0085."""
-    if stanza.type in ("error", "headline") or stanza.has(DELAY, "delay"):
+    if xml.get("type") in ("error", "headline") or xml.find(f"{{{DELAY}}}delay") is not None:
         return None
     head = f"{{{CHAT_STATES}}}"
-    return next((c.tag.removeprefix(head) for c in stanza.xml if c.tag.startswith(head)), None)
+    return next((c.tag.removeprefix(head) for c in xml if c.tag.startswith(head)), None)
 
 
-def displayed(stanza: Stanza) -> str | None:
+def displayed(xml: ET.Element) -> str | None:
     """The id of the newest message that was read. Spec: XEP-0333."""
-    found = stanza.find(CHAT_MARKERS, "displayed")
-    return None if found is None or stanza.type == "error" else found.get("id") or None
+    found = xml.find(f"{{{CHAT_MARKERS}}}displayed")
+    if found is None or xml.get("type") == "error":
+        return None
+    name = found.get("id", "")
+    return name if 0 < len(name) <= _MARKER_CHARACTERS else None
 
 
 def availability(stanza: Stanza) -> Availability:

@@ -40,7 +40,7 @@ from bridge.adapters.xmpp.styling import Body, to_body
 from bridge.adapters.xmpp.xmltext import xml_text
 from bridge.content.model import Message
 from bridge.ids import RoomId, UserId
-from bridge.ports.ephemeral import ShowPresence
+from bridge.ports.ephemeral import ShowPresence, ShowRead, ShowTyping
 
 ErrorType = Literal["auth", "cancel", "continue", "modify", "wait"]
 
@@ -193,19 +193,16 @@ def receipt(*, sender: Jid, to: Jid, received: str, id: str) -> ET.Element:
     return xml
 
 
-def chat_state(*, sender: Jid, to: Jid, type: str, typing: bool) -> ET.Element:
-    """Spec: XEP-0085; not kept for whoever is away (XEP-0334)."""
+def state(shown: ShowTyping | ShowRead, sender: Jid, to: Jid, *, type: str) -> ET.Element:
+    """Who types is not kept for whoever is away; what was read is, for a person's other clients.
+    Spec: XEP-0085; XEP-0333; XEP-0334."""
     xml = stanza("message", sender=sender, to=to, type=type)
-    add(xml, CHAT_STATES, "composing" if typing else "paused")
-    add(xml, HINTS, "no-store")
-    return xml
-
-
-def displayed(*, sender: Jid, to: Jid, type: str, id: str) -> ET.Element:
-    """Spec: XEP-0333; kept for the person's other clients (XEP-0334)."""
-    xml = stanza("message", sender=sender, to=to, type=type)
-    add(xml, CHAT_MARKERS, "displayed").set("id", xml_text(id))
-    add(xml, HINTS, "store")
+    if isinstance(shown, ShowTyping):
+        add(xml, CHAT_STATES, "composing" if shown.typing else "paused")
+        add(xml, HINTS, "no-store")
+    else:
+        add(xml, CHAT_MARKERS, "displayed").set("id", xml_text(shown.message_id))
+        add(xml, HINTS, "store")
     return xml
 
 

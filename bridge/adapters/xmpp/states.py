@@ -39,7 +39,6 @@ _PEOPLE: Final = 20_000
 _CLIENTS: Final = 50
 """Presences of one person that are kept: one for each client and each of ours who gets it."""
 _STATUS_CHARACTERS: Final = 1024
-_ID_CHARACTERS: Final = 1024
 _RANKS: Final[dict[Availability, int]] = {
     "available": 4, "dnd": 3, "away": 2, "xa": 1, "unavailable": 0
 }  # fmt: skip
@@ -83,16 +82,16 @@ class States:
 
     # --- from people ----------------------------------------------------------------------------
 
-    async def on_message(
+    def on_message(
         self, stanza: Stanza, *, to_user: UserId | None = None, to_room: RoomId | None = None
     ) -> None:
         """Whatever else the message says."""
         person = stanza.sender.bare
-        state = inbound.chat_state(stanza)
+        state = inbound.chat_state(stanza.xml)
         if state is not None:
             if to_user is not None:
                 _keep(self._knowing, person, None)
-            await self._listener.on_ephemeral(
+            self._listener.on_ephemeral(
                 ChatTyping(
                     sender=str(person),
                     typing=state == "composing",
@@ -100,9 +99,9 @@ class States:
                     to_room=to_room,
                 )
             )
-        read = inbound.displayed(stanza)
-        if read is not None and len(read) <= _ID_CHARACTERS:
-            await self._listener.on_ephemeral(
+        read = inbound.displayed(stanza.xml)
+        if read is not None:
+            self._listener.on_ephemeral(
                 ChatRead(
                     sender=str(person),
                     message_id=read,
@@ -112,7 +111,7 @@ class States:
                 )
             )
 
-    async def on_presence(self, stanza: Stanza) -> None:
+    def on_presence(self, stanza: Stanza) -> None:
         """Of a client, to one of our people or a room: it is there, or not any more."""
         person, target = stanza.sender.bare, stanza.to.bare
         if stanza.type == "":
@@ -124,11 +123,11 @@ class States:
             known = self._people.get(person) or _Person()
             _keep(self._people, person, known)
             _keep(known.clients, (stanza.sender, target), client, most=_CLIENTS)
-            await self._tell(person, known)
+            self._tell(person, known)
         elif stanza.type == "unavailable":
-            await self.on_gone(stanza.sender, target)
+            self.on_gone(stanza.sender, target)
 
-    async def on_gone(self, client: Jid, target: Jid) -> None:
+    def on_gone(self, client: Jid, target: Jid) -> None:
         """An address without a resource: all clients of that person."""
         known = self._people.get(client.bare)
         if known is None:
@@ -136,9 +135,9 @@ class States:
         for key in list(known.clients):
             if key[1] == target and client in (key[0], key[0].bare):
                 del known.clients[key]
-        await self._tell(client.bare, known)
+        self._tell(client.bare, known)
 
-    async def _tell(self, person: Jid, known: _Person) -> None:
+    def _tell(self, person: Jid, known: _Person) -> None:
         best = max(
             known.clients.values(),
             key=lambda one: (_RANKS[one.availability], one.priority, one.status or ""),
@@ -149,7 +148,7 @@ class States:
         if (best.availability, best.status) == (known.told.availability, known.told.status):
             return
         known.told = best
-        await self._listener.on_ephemeral(
+        self._listener.on_ephemeral(
             ChatPresence(
                 sender=str(person), availability=best.availability, status_text=best.status
             )
@@ -160,16 +159,10 @@ class States:
     async def show_typing(self, shown: ShowTyping, to: Jid) -> None:
         if to.bare not in self._knowing:
             return
-        xml = outbound.chat_state(
-            sender=self._jid_of(shown.sender), to=to, type="chat", typing=shown.typing
-        )
-        await self._wire.send([xml])
+        await self._wire.send([outbound.state(shown, self._jid_of(shown.sender), to, type="chat")])
 
     async def show_read(self, shown: ShowRead, to: Jid) -> None:
-        xml = outbound.displayed(
-            sender=self._jid_of(shown.sender), to=to, type="chat", id=shown.message_id
-        )
-        await self._wire.send([xml])
+        await self._wire.send([outbound.state(shown, self._jid_of(shown.sender), to, type="chat")])
 
     async def show_presence(self, shown: ShowPresence) -> None:
         """To whoever may see it, when it is another one."""

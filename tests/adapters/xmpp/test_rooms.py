@@ -656,7 +656,7 @@ async def test_states_of_strangers_and_in_great_rooms_are_not_shown(world: World
 async def test_a_client_that_is_not_in_any_more_is_told_of(world: World) -> None:
     gone: list[tuple[str, str]] = []
 
-    async def on_gone(client: Jid, entered_by: Jid) -> None:
+    def on_gone(client: Jid, entered_by: Jid) -> None:
         gone.append((str(client), str(entered_by)))
 
     world.on_gone = on_gone

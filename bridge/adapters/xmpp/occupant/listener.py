@@ -24,6 +24,7 @@ from bridge.adapters.xmpp.occupant.reading import Reading
 from bridge.clock import Clock
 from bridge.errors import Unavailable
 from bridge.ports.chat import SubjectChanged
+from bridge.ports.ephemeral import ChatRead, ChatTyping
 
 _MESSAGE: Final = "{jabber:component:accept}message"
 _PRESENCE: Final = "{jabber:component:accept}presence"
@@ -60,6 +61,13 @@ class Keeper(Protocol):
         """Up to here everything is stored: only posts of ours came behind it."""
 
     def on_identity(self, chat: VisitedChat) -> None: ...
+
+    def is_small(self, chat: VisitedChat) -> bool:
+        """Whether it matters there who types."""
+        ...
+
+    def on_state(self, change: ChatTyping | ChatRead) -> None:
+        """Somebody of the chat types, or has read."""
 
 
 class Listening:
@@ -282,6 +290,9 @@ class Listening:
     def _on_live(self, chat: VisitedChat, xml: ET.Element, nickname: str, mark: str | None) -> None:
         if chat.is_silent:
             return
+        for change in self._reading.to_states(chat, xml, nickname):
+            if isinstance(change, ChatRead) or self._keeper.is_small(chat):
+                self._keeper.on_state(change)
         message = self._reading.to_message(
             chat, xml, nickname, archive_id=mark, at_ms=None, source="live"
         )

@@ -21,6 +21,7 @@ from bridge.adapters.xmpp.occupant.presences import (
 from bridge.errors import BadInput
 from bridge.ids import TraceId
 from bridge.ports.chat import ChatMessage, Occupant
+from bridge.ports.ephemeral import ChatRead, ChatTyping
 
 Source = Literal["live", "archive", "history"]
 _ANY_OWN_ID = re.compile(r"[A-Za-z0-9_-]+\.out\.[0-9]{1,18}")
@@ -60,6 +61,22 @@ class Reading:
             real=shown_address(xml) if is_shown else None,
         )
         return Occupant(address=address, nickname=nickname)
+
+    def to_states(
+        self, chat: VisitedChat, xml: ET.Element, nickname: str
+    ) -> list[ChatTyping | ChatRead]:
+        """What a live message says of its author beside its words. Spec: XEP-0085; XEP-0333."""
+        seen = chat.table.get(nickname)
+        if seen is None:
+            return []
+        sender, states = seen.occupant.address, list[ChatTyping | ChatRead]()
+        state, read = inbound.chat_state(xml), inbound.displayed(xml)
+        if state is not None:
+            typing = state == "composing"
+            states.append(ChatTyping(sender=sender, typing=typing, to_chat=chat.name))
+        if read is not None:
+            states.append(ChatRead(sender=sender, message_id=read, to_chat=chat.name))
+        return states
 
     def to_message(
         self,

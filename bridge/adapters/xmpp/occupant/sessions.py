@@ -49,6 +49,7 @@ from bridge.ports.chat import (
     GuestRemoved,
     GuestRename,
 )
+from bridge.ports.ephemeral import ChatRead, ChatTyping, ShowRead, ShowTyping
 from bridge.storage.database import Database
 
 GuestDelivery = GuestEnter | GuestLeave | GuestRename | ChatPost | ChatSubject | ChatAbandon
@@ -229,6 +230,22 @@ class Occupants:
                 await self._entering.leave(chat, guest, delivery.reason, key=key)
             self._drop_all(chat)
         await self._visits.forget(chat, user_ids, with_row=True)
+
+    # --- what passes ----------------------------------------------------------------------------
+
+    async def show(self, passing: ShowTyping | ShowRead) -> None:
+        """By their own occupant, if they are in just now and the chat is small."""
+        chat = None if passing.chat is None else self._visits.find(passing.chat)
+        guest = None if chat is None else chat.guests.get(passing.sender)
+        if chat is None or guest is None or not guest.is_in or not self.is_small(chat):
+            return
+        await self._wire.send([outbound.state(passing, guest.jid, chat.jid, type="groupchat")])
+
+    def is_small(self, chat: VisitedChat) -> bool:
+        return len(chat.table) + len(chat.guests) <= self._limits.states_sessions
+
+    def on_state(self, change: ChatTyping | ChatRead) -> None:
+        self._listener.on_ephemeral(change)
 
     # --- who speaks -----------------------------------------------------------------------------
 

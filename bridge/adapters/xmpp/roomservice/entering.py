@@ -171,7 +171,7 @@ class Entering:
             if room is not None and not session.is_in:
                 self._places.unregister(room, session)
             if not session.is_in and self._places.at(*place) is None:
-                await self._on_gone(*place)
+                self._on_gone(*place)
         again = self._again.pop(place, None)
         if again is not None:
             await self.on_join(*again)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.roomservice.occupants import ServedRoom, Session, stored
@@ -10,11 +10,11 @@ from bridge.ids import RoomId
 from bridge.storage import sessions
 from bridge.storage.database import Database, Transaction
 
-OnGone = Callable[[Jid, Jid], Awaitable[None]]
+OnGone = Callable[[Jid, Jid], None]
 """A client, and the address of a room."""
 
 
-async def tell_nobody(client: Jid, entered_by: Jid) -> None:
+def tell_nobody(client: Jid, entered_by: Jid) -> None:
     """For who does not want to know."""
 
 
@@ -105,7 +105,7 @@ class Places:
         room_id, address = room.room_id, str(session.address)
         await self._database.write(lambda tx: sessions.remove(tx, room_id=room_id, address=address))
         if self.at(session.address, session.entered_by) is None:
-            await self._on_gone(session.address, session.entered_by)
+            self._on_gone(session.address, session.entered_by)
 
     async def store(self, room: ServedRoom, session: Session, now_ms: int) -> None:
         row = stored(room.room_id, session, now_ms)

@@ -292,7 +292,12 @@ class RoomService:
                 return
             person = self._people.person_of(passing.sender)
             stanzas = [
-                _state(passing, session.entered_by.with_resource(nickname), session.address)
+                outbound.state(
+                    passing,
+                    session.entered_by.with_resource(nickname),
+                    session.address,
+                    type="groupchat",
+                )
                 for session in room.present()
                 if person is None or not session.is_of(person)
             ]
@@ -379,9 +384,3 @@ class RoomService:
             reason=delivery.reason,
         )
         await self._wire.fenced(key, lambda: self._wire.send([xml]))
-
-
-def _state(passing: ShowTyping | ShowRead, sender: Jid, to: Jid) -> ET.Element:
-    if isinstance(passing, ShowTyping):
-        return outbound.chat_state(sender=sender, to=to, type="groupchat", typing=passing.typing)
-    return outbound.displayed(sender=sender, to=to, type="groupchat", id=passing.message_id)

@@ -16,6 +16,7 @@ from bridge.adapters.xmpp.occupant.listener import Listening
 from bridge.adapters.xmpp.occupant.presences import MucPresence
 from bridge.adapters.xmpp.occupant.reading import Reading
 from bridge.ids import TraceId, UserId
+from bridge.ports.ephemeral import ChatRead, ChatTyping
 from tests.support.clock import FakeClock
 
 ROOM = "garden@muc.test"
@@ -63,6 +64,12 @@ class Recorder:
 
     def on_identity(self, chat: VisitedChat) -> None:
         self.told.append("identity")
+
+    def is_small(self, chat: VisitedChat) -> bool:
+        return False
+
+    def on_state(self, change: ChatTyping | ChatRead) -> None:
+        self.told.append("state")
 
 
 class World:

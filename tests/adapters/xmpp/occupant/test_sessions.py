@@ -28,6 +28,7 @@ from bridge.ports.chat import (
     OccupantGone,
     OccupantRoll,
 )
+from bridge.ports.ephemeral import ChatRead, ChatTyping, ShowRead, ShowTyping
 from bridge.storage import chats, guests
 from bridge.storage.database import Database
 from tests.support.clock import FakeClock, settle
@@ -814,3 +815,58 @@ async def test_only_an_owner_or_admin_confirms(world: World) -> None:
 
 async def test_nobody_confirms_in_time(world: World) -> None:
     assert await world.occupants.await_confirmation(ROOM, "code", timeout_s=0.05) is None
+
+
+# --- what passes --------------------------------------------------------------------------------
+
+COMPOSING = "<composing xmlns='http://jabber.org/protocol/chatstates'/>"
+
+
+def displayed(name: str) -> str:
+    return f"<displayed xmlns='urn:xmpp:chat-markers:0' id='{name}'/>"
+
+
+async def test_who_types_and_reads_in_a_chat_is_told_of_and_ours_are_not(
+    sqlite_database: Database, clock: FakeClock
+) -> None:
+    world = World(sqlite_database, clock)
+    world.muc.join("romeo", ROMEO)
+    async with world.running():
+        await world.deliver(GuestEnter(chat=ROOM, user_id=ALICE, displayname="Alice"))
+        world.muc.say("romeo", "", extra=COMPOSING)
+        world.muc.say("romeo", "", extra=displayed("a1"))
+        await world.occupants.show(ShowTyping(sender=ALICE, typing=True, chat=ROOM))
+        await world.quiet()
+        assert world.bridge.passing == [
+            ChatTyping(sender=ROMEO_ADDRESS, typing=True, to_chat=ROOM),
+            ChatRead(sender=ROMEO_ADDRESS, message_id="a1", to_chat=ROOM),
+        ]
+
+
+async def test_states_of_ours_are_shown_by_their_occupant_while_the_chat_is_small(
+    sqlite_database: Database, clock: FakeClock
+) -> None:
+    world = World(sqlite_database, clock, states_sessions=2)
+    world.muc.join("romeo", ROMEO)
+    async with world.running():
+        await world.deliver(GuestEnter(chat=ROOM, user_id=ALICE, displayname="Alice"))
+        shown = (
+            ShowTyping(sender=ALICE, typing=True, chat=ROOM),
+            ShowRead(sender=ALICE, message_id="a1", chat=ROOM),
+            ShowTyping(sender=BOB, typing=True, chat=ROOM),
+        )
+
+        async def sent() -> list[tuple[str | None, str]]:
+            before = len(world.muc.sent)
+            for one in shown:
+                await world.occupants.show(one)
+            return [
+                (xml.get("from"), xml[0].tag.rpartition("}")[2]) for xml in world.muc.sent[before:]
+            ]
+
+        assert await sent() == [(ALICE_JID, "composing"), (ALICE_JID, "displayed")]
+        world.muc.join("juliet", "juliet@a.test/x")
+        world.muc.say("romeo", "", extra=COMPOSING)
+        await world.quiet()
+        assert await sent() == []
+        assert world.bridge.passing == []
