@@ -48,7 +48,7 @@ from bridge.engine.canonical import JsonObject, encode_canonical, parse_json
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
 from bridge.federation.edu_sources import EduSource
 from bridge.ids import EventId, RoomId, ServerName
-from bridge.storage import events, peers, streams
+from bridge.storage import edus, events, peers, streams
 from bridge.storage.database import Database, Transaction
 from bridge.storage.peers import Backlog, Mark, PeerState
 from bridge.storage.schema import stream_acceptances, stream_events
@@ -344,16 +344,20 @@ class Sender:
         """Sends a peer what it lacks until there is nothing more, or it must be waited for."""
         server = ServerName(key)
 
-        def look(tx: Transaction) -> tuple[PeerState, Sequence[Backlog]]:
-            return peers.state(tx, server), peers.backlog(tx, server, MAX_ROOMS_PER_TRANSACTION)
+        def look(tx: Transaction) -> tuple[PeerState, Sequence[Backlog], bool]:
+            return (
+                peers.state(tx, server),
+                peers.backlog(tx, server, MAX_ROOMS_PER_TRANSACTION),
+                edus.has_waiting(tx, server),
+            )
 
         while True:
-            state, backlogs = await self._database.read(look)
+            state, backlogs, has_kept = await self._database.read(look)
             if state.next_attempt_ms > self._clock.now_ms():
                 self._drop_passing(server)
                 return
-            edus = await self._edus(server)
-            if not backlogs and not edus.edus and server not in self._greetings:
+            some = await self._edus(server, has_kept=has_kept)
+            if not backlogs and not some.edus and server not in self._greetings:
                 return
             # One that has shown itself is there again, as far as we know.
             failing = state.failures > 0 and server not in self._hastened_s
@@ -362,7 +366,7 @@ class Sender:
                 return
             try:
                 with self._counted(failing=failing):
-                    await self._send_some(server, backlogs, edus)
+                    await self._send_some(server, backlogs, some)
             except (Unavailable, Refused, NotFound, BadInput) as exc:
                 await self._failed(server, state.failures, exc)
                 return
@@ -380,8 +384,9 @@ class Sender:
                 del self._put_off[server]
                 self._lanes.wake(server)
 
-    async def _edus(self, server: ServerName) -> _Edus:
-        """Those of the unanswered transaction, or what there is now."""
+    async def _edus(self, server: ServerName, *, has_kept: bool) -> _Edus:
+        """Those of the unanswered transaction, or what there is now. `has_kept`: sources of what
+        is kept need to be asked."""
         unanswered = self._unanswered.get(server)
         if unanswered is not None:
             return unanswered.edus
@@ -390,6 +395,8 @@ class Sender:
         for source in self._sources:
             if len(found) == MAX_EDUS:
                 break
+            if not has_kept and not source.is_passing:
+                continue
             some, token = await source.pending(server, MAX_EDUS - len(found))
             if some:
                 found.extend(some)
@@ -401,12 +408,12 @@ class Sender:
             source.dropped(server)
 
     async def _send_some(
-        self, server: ServerName, backlogs: Sequence[Backlog], edus: _Edus
+        self, server: ServerName, backlogs: Sequence[Backlog], some: _Edus
     ) -> None:
         """One transaction; or a pause, where the peer has enough to work off."""
         batch = self._unanswered.get(server)
         if batch is None:
-            batch = await self._batch(server, backlogs, edus)
+            batch = await self._batch(server, backlogs, some)
         if batch is None:
             await self._clock.sleep(DIGEST_PAUSE_S)
             return
@@ -456,7 +463,7 @@ class Sender:
         return unit
 
     async def _batch(
-        self, server: ServerName, backlogs: Sequence[Backlog], edus: _Edus
+        self, server: ServerName, backlogs: Sequence[Backlog], some: _Edus
     ) -> _Batch | None:
         """The next transaction. None: there is no room of which the peer may be given more now, and
         nothing else."""
@@ -471,15 +478,15 @@ class Sender:
                 continue
             taken, reached[backlog.room_id] = await self._take(server, backlog, free)
             entries.extend((position, event_id, backlog.room_id) for position, event_id in taken)
-        if backlogs and not reached and not edus.edus:
+        if backlogs and not reached and not some.edus:
             return None
         entries.sort()
         now_ms = self._clock.now_ms()
         # The same contents have the same ID: a repetition is recognised by the peer, also after a
         # restart of ours.
         text = "".join(event_id for _, event_id, _ in entries)
-        text += "".join(encode_canonical(edu).decode() for edu in edus.edus)
-        if not text or any(source.is_passing for source, _ in edus.tokens):
+        text += "".join(encode_canonical(edu).decode() for edu in some.edus)
+        if not text or any(source.is_passing for source, _ in some.tokens):
             # What passes is the same again and again (somebody types), and is no repetition.
             text += f" at {now_ms}"
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -488,8 +495,8 @@ class Sender:
             origin_server_ts=now_ms,
             event_ids=[(event_id, room_id) for _, event_id, room_id in entries],
             reached=reached,
-            edus=edus,
-            greeting=not backlogs and not edus.edus,
+            edus=some,
+            greeting=not backlogs and not some.edus,
         )
 
     async def _take(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import bindparam, delete, exists, func, or_, select, update
 
 from bridge.ids import EventId, RoomId, ServerName, UserId
 from bridge.storage.database import Transaction
@@ -43,6 +43,12 @@ class ReceiptRow:
 _RECEIPT_KEY = ("server", "room_id", "user_id", "thread_id")
 _EDU_SERVERS = select(outbound_edus.c.server).distinct()
 _RECEIPT_SERVERS = select(outbound_receipts.c.server).distinct()
+_HAS_WAITING = select(
+    or_(
+        exists().where(outbound_edus.c.server == bindparam("of")),
+        exists().where(outbound_receipts.c.server == bindparam("of")),
+    )
+)
 _WAITING = select(func.count()).select_from(
     select(outbound_edus.c.row_id)
     .where(outbound_edus.c.server == bindparam("of"))
@@ -176,6 +182,11 @@ def delete_receipts(tx: Transaction, server: ServerName, rows: Sequence[ReceiptR
             for row in rows
         ],
     )
+
+
+def has_waiting(tx: Transaction, server: ServerName) -> bool:
+    """Whether anything at all waits for the peer."""
+    return bool(tx.execute(_HAS_WAITING, {"of": server}).scalar())
 
 
 def servers_with_edus(tx: Transaction) -> frozenset[ServerName]:
