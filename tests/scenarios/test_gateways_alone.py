@@ -86,6 +86,10 @@ async def test_whoever_comes_later_reads_what_was_said_before(owner: str, three:
     await stories.read_the_past(three, owner, VERSION)
 
 
+async def test_what_passes_and_what_is_listed_and_stored_is_shown_to_all(three: Three) -> None:
+    await stories.pass_by(three, "romeo", VERSION)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("away", PEOPLE)
 async def test_a_gateway_that_was_out_finds_what_the_others_did(away: str, three: Three) -> None:

@@ -26,6 +26,7 @@ KNOCKING = ("9", "10", "11", "12")
 """Of these, those with knocks and restricted joins."""
 NEXT = {"6": "9", "9": "10", "10": "11", "11": "12", "12": "11"}
 OWNERS = ("alice", "juliet")
+PASSING = tuple(zip(VERSIONS, itertools.cycle(("juliet", "alice", "bob")), strict=False))
 _labels: Iterator[int] = itertools.count(1)
 
 
@@ -110,6 +111,13 @@ async def test_whoever_comes_later_reads_what_was_said_before(
     version: str, owner: str, three: Three
 ) -> None:
     await stories.read_the_past(three, owner, version)
+
+
+@pytest.mark.parametrize(("version", "owner"), PASSING)
+async def test_what_passes_and_what_is_listed_and_stored_is_shown_to_all(
+    version: str, owner: str, three: Three
+) -> None:
+    await stories.pass_by(three, owner, version)
 
 
 @pytest.mark.timeout(300)

@@ -8,12 +8,13 @@ Matrix port, and so do looks at what the gateway has stored.
 
 from __future__ import annotations
 
+import base64
 import xml.etree.ElementTree as ET
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from bridge.demo.people import MatrixPerson, Muc, XmppPerson
+from bridge.demo.people import MatrixPerson, Muc, Stanza, XmppPerson
 from bridge.demo.people.seen import MatrixFailed
 from bridge.demo.people.stanza import MUC_USER, client_tag
 from bridge.demo.people.xmpp import Entry
@@ -26,6 +27,8 @@ from tests.support.port import DrivenGateway
 PATIENCE_S = 40.0
 """For what needs several servers of a busy machine."""
 MEMBER = "m.room.member"
+CHAT_STATES = "http://jabber.org/protocol/chatstates"
+MARKERS = "urn:xmpp:chat-markers:0"
 Content = Mapping[str, Any]
 StateIds = dict[tuple[str, str], str]
 
@@ -111,6 +114,32 @@ class Somebody(Protocol):
     async def profile_name(self, user_id: UserId) -> str | None: ...
 
     async def resolve(self, alias: RoomAlias) -> RoomId: ...
+
+    # What passes.
+    async def watch(self, user_id: UserId) -> None:
+        """Do what is needed to be shown that person's presence."""
+
+    async def set_typing(self, room: RoomId) -> None: ...
+
+    async def see_typing(self, room: RoomId, user_id: UserId) -> None: ...
+
+    async def mark_read(self, room: RoomId, event_id: EventId) -> None: ...
+
+    async def see_read(self, room: RoomId, user_id: UserId, event_id: EventId) -> None: ...
+
+    async def set_status(self, room: RoomId, status: str) -> None:
+        """Present, with these words."""
+
+    async def see_status(self, user_id: UserId, status: str) -> None: ...
+
+    # Lists and files.
+    async def list_room(self, room: RoomId) -> None: ...
+
+    async def see_listed(self, server: ServerName, room: RoomId, words: str) -> None: ...
+
+    async def upload(self, data: bytes, content_type: str) -> str: ...
+
+    async def download(self, mxc: str) -> bytes: ...
 
     # Everything.
     async def state_ids(self, room: RoomId) -> StateIds: ...
@@ -320,6 +349,68 @@ class OnMatrix:
 
     async def resolve(self, alias: RoomAlias) -> RoomId:
         return RoomId(await self.person.resolve_alias(alias))
+
+    async def watch(self, user_id: UserId) -> None:
+        """Whoever shares a room is shown."""
+
+    async def set_typing(self, room: RoomId) -> None:
+        await self.person.set_typing(room, True)
+
+    async def see_typing(self, room: RoomId, user_id: UserId) -> None:
+        await self.person.wait_for(
+            lambda seen: (
+                seen.type == "m.typing"
+                and seen.room_id == room
+                and user_id in seen.content["user_ids"]
+            ),
+            what=f"{user_id} typing",
+            timeout_s=PATIENCE_S,
+        )
+
+    async def mark_read(self, room: RoomId, event_id: EventId) -> None:
+        await self.person.mark_read(room, event_id)
+
+    async def see_read(self, room: RoomId, user_id: UserId, event_id: EventId) -> None:
+        await self.person.wait_for(
+            lambda seen: (
+                seen.type == "m.receipt"
+                and seen.room_id == room
+                and user_id in seen.content.get(event_id, {}).get("m.read", {})
+            ),
+            what=f"{user_id} has read {event_id}",
+            timeout_s=PATIENCE_S,
+        )
+
+    async def set_status(self, room: RoomId, status: str) -> None:
+        await self.person.set_presence("online", status)
+
+    async def see_status(self, user_id: UserId, status: str) -> None:
+        await self.person.wait_for(
+            lambda seen: (
+                seen.section == "presence"
+                and seen.sender == user_id
+                and seen.content.get("presence") == "online"
+                and seen.content.get("status_msg") == status
+            ),
+            what=f"{user_id}: {status}",
+            timeout_s=PATIENCE_S,
+        )
+
+    async def list_room(self, room: RoomId) -> None:
+        await self.person.list_room(room)
+
+    async def see_listed(self, server: ServerName, room: RoomId, words: str) -> None:
+        async def look() -> bool:
+            listed = await self.person.public_rooms(server, words)
+            return [one["room_id"] for one in listed] == [room]
+
+        await _comes(look, f"{room} in the list of {server}")
+
+    async def upload(self, data: bytes, content_type: str) -> str:
+        return await self.person.upload(data, content_type)
+
+    async def download(self, mxc: str) -> bytes:
+        return await self.person.download(mxc)
 
     async def state_ids(self, room: RoomId) -> StateIds:
         state = await self.person.state(room)
@@ -557,6 +648,90 @@ class OnXmpp:
     async def resolve(self, alias: RoomAlias) -> RoomId:
         room, _ = await self._call("resolve_alias", alias=alias)
         return RoomId(room)
+
+    async def watch(self, user_id: UserId) -> None:
+        """By a subscription; the roster must be asked for, or requests are not shown."""
+        address = self.gateway.address(user_id)
+        await self.person.ask(None, ET.Element("{jabber:iq:roster}query"))
+        self.person.set_presence(to=address, type="subscribe")
+        await self.person.wait_for(
+            lambda stanza: stanza.bare_sender == address and stanza.type == "subscribed",
+            what=f"{address} to be seen",
+            timeout_s=PATIENCE_S,
+        )
+
+    def _send_state(self, room: RoomId, name: str, **attributes: str) -> None:
+        message = ET.Element(client_tag("message"), {"type": "groupchat"})
+        message.set("to", self._inside[room].address)
+        ET.SubElement(message, name, attributes)
+        self.person.send(message)
+
+    async def _see_state(self, room: RoomId, user_id: UserId, name: str, **wanted: str) -> None:
+        """In a stanza of that person's occupant."""
+        muc, address = self._inside[room], self.gateway.address(user_id)
+
+        def is_it(stanza: Stanza) -> bool:
+            found = stanza.find(name)
+            one = muc.occupants().get(stanza.nickname)
+            return (
+                found is not None
+                and stanza.bare_sender == muc.address
+                and all(found.get(key) == value for key, value in wanted.items())
+                and one is not None
+                and (one.address or "").partition("/")[0] == address
+            )
+
+        await self.person.wait_for(is_it, what=f"{name} of {address}", timeout_s=PATIENCE_S)
+
+    async def set_typing(self, room: RoomId) -> None:
+        self._send_state(room, f"{{{CHAT_STATES}}}composing")
+
+    async def see_typing(self, room: RoomId, user_id: UserId) -> None:
+        await self._see_state(room, user_id, f"{{{CHAT_STATES}}}composing")
+
+    async def mark_read(self, room: RoomId, event_id: EventId) -> None:
+        self._send_state(room, f"{{{MARKERS}}}displayed", id=event_id)
+
+    async def see_read(self, room: RoomId, user_id: UserId, event_id: EventId) -> None:
+        await self._see_state(room, user_id, f"{{{MARKERS}}}displayed", id=event_id)
+
+    async def set_status(self, room: RoomId, status: str) -> None:
+        occupant = f"{self._inside[room].address}/{self._nickname}"
+        self.person.set_presence(to=occupant, status=status)
+
+    async def see_status(self, user_id: UserId, status: str) -> None:
+        address = self.gateway.address(user_id)
+        await self.person.wait_for(
+            lambda stanza: (
+                stanza.kind == "presence"
+                and stanza.type == ""
+                and stanza.bare_sender == address
+                and stanza.element.findtext(client_tag("status")) == status
+            ),
+            what=f"{address}: {status}",
+            timeout_s=PATIENCE_S,
+        )
+
+    async def list_room(self, room: RoomId) -> None:
+        await self._call("publish", room_id=room, by=self.user_id)
+
+    async def see_listed(self, server: ServerName, room: RoomId, words: str) -> None:
+        async def look() -> bool:
+            page = await self._call("public_rooms", server=server, words=words)
+            return [one["room_id"] for one in page["rooms"]] == [room]
+
+        await _comes(look, f"{room} in the list of {server}")
+
+    async def upload(self, data: bytes, content_type: str) -> str:
+        text = base64.b64encode(data).decode("ascii")
+        return str(
+            await self._call(
+                "upload_text", uploader=self.user_id, data=text, content_type=content_type
+            )
+        )
+
+    async def download(self, mxc: str) -> bytes:
+        return base64.b64decode(await self._call("download_text", mxc=mxc))
 
     async def state_ids(self, room: RoomId) -> StateIds:
         found = await self._call("state_ids", room_id=room)

@@ -7,6 +7,9 @@ it; who the others are follows from that (`Three.led_by`).
 from __future__ import annotations
 
 import asyncio
+import itertools
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +25,7 @@ PAST = 25
 SHOWN_AT_ONCE = 20
 """How much of it a MUC shows to whoever is the first to come."""
 JOIN_RULES, POWER_LEVELS, TOPIC = "m.room.join_rules", "m.room.power_levels", "m.room.topic"
+PNG = b"\x89PNG\r\n\x1a\n"
 VOUCHER = "join_authorised_via_users_server"
 
 
@@ -43,6 +47,10 @@ class Three:
         first, second, third = [*self.all[at:], *self.all[:at]]
         return first, second, third
 
+    def pairs(self) -> list[tuple[Somebody, Somebody]]:
+        """Everybody with everybody else."""
+        return list(itertools.permutations(self.all, 2))
+
     async def see_all(self, room: RoomId, whom: Somebody, membership: str) -> None:
         for one in self.all:
             if one is not whom:
@@ -57,7 +65,7 @@ class Three:
     ) -> tuple[RoomId, RoomAlias]:
         """With an alias on the owner's server."""
         name = f"{what}-{self.label}-{version.lower()}"
-        room = await owner.create_room(version=version, public=public, alias=name, name="Garden")
+        room = await owner.create_room(version=version, public=public, alias=name, name=name)
         return room, RoomAlias(f"#{name}:{owner.server}")
 
     async def meet(self, owner: Somebody, version: str) -> tuple[RoomId, RoomAlias]:
@@ -274,6 +282,59 @@ async def read_the_past(three: Three, owner_name: str, version: str) -> None:
 async def _has_read(one: Somebody, room: RoomId, said: list[str]) -> None:
     count = len(said) if isinstance(one, OnMatrix) else SHOWN_AT_ONCE
     assert await one.past(room, count) == said[-count:]
+
+
+async def pass_by(three: Three, owner_name: str, version: str) -> None:
+    """Typing, read receipts, presence, the list of public rooms, and files: each of everybody, to
+    everybody else."""
+    owner, _, _ = three.led_by(owner_name)
+    room, alias = await three.meet(owner, version)
+    for one, other in three.pairs():
+        await one.watch(other.user_id)
+    for one in three.all:
+        await one.set_typing(room)
+        await one.set_status(room, f"words of {one.user_id}")
+    for one, other in three.pairs():
+        await one.see_typing(room, other.user_id)
+        await one.see_status(other.user_id, f"words of {other.user_id}")
+    said = {one.user_id: await one.say(room, f"{one.user_id} says") for one in three.all}
+    for one in three.all:
+        await three.all_hear(room, f"{one.user_id} says")
+    for one in three.all:
+        newest = next(said[other.user_id] for other in reversed(three.all) if other is not one)
+        await one.mark_read(room, newest)
+        for other in three.all:
+            if other is not one:
+                await other.see_read(room, one.user_id, newest)
+
+    await owner.list_room(room)
+    words = alias[1:].partition(":")[0]
+    for one in three.all:
+        await one.see_listed(owner.server, room, words)
+
+    for one in three.all:
+        data = png(three.all.index(one) + 1)
+        mxc = await one.upload(data, "image/png")
+        assert mxc.startswith(f"mxc://{one.server}/")
+        for other in three.all:
+            assert await other.download(mxc) == data
+            if isinstance(other, OnMatrix):
+                small = {"width": "8", "height": "8", "method": "crop"}
+                shown = await other.person.download(mxc, thumbnail=small)
+                assert shown.startswith(PNG)
+
+
+def png(size: int) -> bytes:
+    """A grey square of this many tens of pixels."""
+    side = 10 * size
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    rows = (b"\x00" + b"\x80" * side) * side
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return PNG + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 async def be_out(three: Three, name: str, versions: Sequence[str]) -> None:

@@ -419,3 +419,58 @@ class MatrixPerson:
     async def mark_read(self, room: str, event_id: str) -> None:
         """A public read receipt."""
         await self.request("POST", _path("rooms", room, "receipt", "m.read", event_id), {})
+
+    async def set_presence(self, presence: str, status: str) -> None:
+        path = _path("presence", self.user_id, "status")
+        await self.request("PUT", path, {"presence": presence, "status_msg": status})
+
+    async def list_room(self, room: str) -> None:
+        """In the homeserver's public list."""
+        path = _path("directory", "list", "room", room)
+        await self.request("PUT", path, {"visibility": "public"})
+
+    async def public_rooms(self, server: str, words: str) -> list[dict[str, Any]]:
+        """The first page of a server's list, of rooms with these words."""
+        body = {"limit": 50, "filter": {"generic_search_term": words}}
+        answer = await self.request("POST", _path("publicRooms"), body, query={"server": server})
+        return list(answer["chunk"])
+
+    async def upload(self, data: bytes, content_type: str) -> str:
+        """The file's `mxc:` address."""
+        raw = await self._raw(
+            "POST", "/_matrix/media/v3/upload", data=data, headers={"Content-Type": content_type}
+        )
+        return str(json.loads(raw)["content_uri"])
+
+    async def download(self, mxc: str, *, thumbnail: Mapping[str, str] | None = None) -> bytes:
+        """The file, or a thumbnail by these fields. `MatrixFailed`, `Unavailable`."""
+        kind = "download" if thumbnail is None else "thumbnail"
+        named = mxc.removeprefix("mxc://")
+        path = f"/_matrix/client/v1/media/{kind}/{named}{_query_text(thumbnail)}"
+        return await self._raw("GET", path)
+
+    async def _raw(
+        self,
+        method: str,
+        path: str,
+        *,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Where bodies are not JSON."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=_REQUEST_TIMEOUT)
+        url = URL(self.base_url + path, encoded=True)
+        given = {"Authorization": f"Bearer {self._token}", **(headers or {})}
+        try:
+            async with self._session.request(
+                method, url, data=data, headers=given, ssl=self._tls or True
+            ) as response:
+                status, raw = response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            raise Unavailable(f"{method} {path}: {exc}") from exc
+        if status != 200:
+            raise MatrixFailed(
+                status, "M_UNKNOWN", raw[:200].decode("utf-8", "replace"), path=f"{method} {path}"
+            )
+        return raw

@@ -183,6 +183,7 @@ class Synapse(Server):
             "bcrypt_rounds": 4,
             "presence": {"enabled": True},
             "allow_public_rooms_over_federation": True,
+            "room_list_publication_rules": [{"action": "allow"}],
             "federation": {
                 "destination_min_retry_interval": "1s",
                 "destination_max_retry_interval": "5s",
