@@ -497,7 +497,7 @@ class Gateway:
             people=PeopleEndpoints(
                 devices=self._people.devices, keys=self._people.keys, openid=self._people.openid
             ),
-            room_lists=RoomLists(public_rooms=self._rooms.public_rooms),
+            room_lists=RoomLists(public_rooms=self._rooms.public_rooms, spaces=self._rooms.spaces),
             media=Media(store=self._media.store, thumbnails=self._media.thumbnails),
         )
         known = settings.well_known

@@ -180,6 +180,16 @@ class MediaStream(Protocol):
     async def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceRoom:
+    """A room of a space. `depth`: 0 for the space itself. `via`: servers to join it by."""
+
+    room: PublicRoom
+    depth: int
+    parent: RoomId | None
+    via: Sequence[ServerName]
+
+
 class Power(Protocol):
     """Effective power in a room (creators of version 12 stand above every number)."""
 
@@ -387,6 +397,21 @@ class MatrixBackend(Protocol):
     ) -> PublicRooms:
         """A page of a server's list (ours as well), of rooms with these words in name, topic or
         alias. BadInput for a `since` that no page gave."""
+        ...
+
+    async def hierarchy(
+        self,
+        room_id: RoomId,
+        *,
+        via: Sequence[ServerName] = (),
+        viewer: UserId | None = None,
+        suggested_only: bool = False,
+        depth: int = 3,
+        limit: int = 100,
+    ) -> Sequence[SpaceRoom]:
+        """A space and its rooms, of whatever servers, depth first: those that `viewer` (one of our
+        own users) could enter or knock on, for None those that our server could. NotFound,
+        Unavailable."""
         ...
 
     async def profile(self, user_id: UserId) -> Profile:

@@ -21,6 +21,7 @@ from bridge.rooms.ephemeral import Ephemerals
 from bridge.rooms.exchange import Exchange
 from bridge.rooms.gaps import GapFiller
 from bridge.rooms.handshake import Handshake
+from bridge.rooms.hierarchy import SpaceWalker
 from bridge.rooms.load import RoomStates
 from bridge.rooms.network import KeyRing, Lookups, Peers
 from bridge.rooms.outside import Outside, OutsideBounds
@@ -30,6 +31,7 @@ from bridge.rooms.purge import Purger
 from bridge.rooms.query import RoomQueries
 from bridge.rooms.receive import Receiver
 from bridge.rooms.send import Sender
+from bridge.rooms.spaces import Spaces
 from bridge.rooms.underway import Underway
 from bridge.rooms.upgrade import Upgrader
 from bridge.rooms.verify import Verifier
@@ -49,6 +51,8 @@ class Rooms:
     queries: RoomQueries
     directory: Directory
     public_rooms: PublicRooms
+    spaces: Spaces
+    walker: SpaceWalker
     purger: Purger
     ephemeral: Ephemerals
 
@@ -166,6 +170,7 @@ def build_rooms(
         bounds=bounds,
         random_text=make_event_localpart,
     )
+    spaces = Spaces(server_name=server_name, database=database, states=states, house=house)
     return Rooms(
         sender=sender,
         creator=RoomCreator(
@@ -223,6 +228,8 @@ def build_rooms(
             house=house,
             clock=clock,
         ),
+        spaces=spaces,
+        walker=SpaceWalker(server_name=server_name, spaces=spaces, peers=peers, clock=clock),
         purger=Purger(
             server_name=server_name,
             database=database,

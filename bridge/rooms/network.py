@@ -113,6 +113,12 @@ class Peers(Protocol):
         """By server name and key ID, the signature of a policy server; `Refused`: it will not."""
         ...
 
+    async def hierarchy(
+        self, peer: ServerName, room_id: RoomId, *, suggested_only: bool = False
+    ) -> Json:
+        """What it says of a space and its children, as it was sent."""
+        ...
+
     async def version(self, peer: ServerName) -> Json:
         """`name` and `version` of its software, where it says so."""
         ...

@@ -348,6 +348,26 @@ def count_shared(tx: Transaction, server: ServerName) -> int:
     )
 
 
+def count_members(tx: Transaction, room_id: RoomId) -> int:
+    """Joined users."""
+    query = select(func.count()).where(
+        memberships.c.room_id == room_id, memberships.c.membership == "join"
+    )
+    return int(tx.execute(query).scalar_one())
+
+
+def has_member_of(
+    tx: Transaction, room_id: RoomId, server: ServerName, kinds: Collection[str]
+) -> bool:
+    """Whether a user of the server has one of these memberships in the current state."""
+    query = select(memberships.c.user_id).where(
+        memberships.c.room_id == room_id,
+        memberships.c.membership.in_(sorted(kinds)),
+        memberships.c.server == server,
+    )
+    return tx.execute(query.limit(1)).first() is not None
+
+
 def count_joined(tx: Transaction, room_id: RoomId, server: ServerName) -> int:
     query = select(func.count()).where(
         memberships.c.room_id == room_id,

@@ -423,6 +423,7 @@ ROUTES_WITH_IDS = (
     ("PUT", V2 + "/send_leave/{}/{}"),
     ("PUT", V1 + "/invite/{}/{}"),
     ("PUT", V2 + "/invite/{}/{}"),
+    ("GET", V1 + "/hierarchy/{}"),
     ("GET", V1 + "/query/directory?room_alias={}"),
     ("GET", V1 + "/query/profile?user_id={}"),
 )

@@ -264,7 +264,7 @@ class MatrixSide:
             membership=Membership(answers=rooms.answers),
             queries=Queries(own_name=self.name, directory=rooms.directory),
             people=PeopleEndpoints(devices=people.devices, keys=people.keys, openid=people.openid),
-            room_lists=RoomLists(public_rooms=rooms.public_rooms),
+            room_lists=RoomLists(public_rooms=rooms.public_rooms, spaces=rooms.spaces),
             media=Media(store=media.store, thumbnails=media.thumbnails),
         )
         web = WebServer(

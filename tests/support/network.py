@@ -528,6 +528,15 @@ class NetworkPeers:
 
         return await self._ask("public_rooms", peer, answer)
 
+    async def hierarchy(
+        self, peer: ServerName, room_id: RoomId, *, suggested_only: bool = False
+    ) -> Json:
+        return await self._ask(
+            "hierarchy",
+            peer,
+            lambda s: s.rooms.spaces.answer(self._origin, room_id, suggested_only=suggested_only),
+        )
+
     async def version(self, peer: ServerName) -> Json:
         async def answer(server: Server) -> Json:
             return {"name": server.software, "version": "1"}

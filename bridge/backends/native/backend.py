@@ -10,6 +10,7 @@ from bridge.backends.native.media import MediaFiles
 from bridge.backends.native.values import (
     RoomPower,
     to_member,
+    to_public_room,
     to_public_rooms,
     to_room_event,
     to_room_info,
@@ -39,6 +40,7 @@ from bridge.ports.matrix import (
     PublicRooms,
     RoomEvent,
     RoomInfo,
+    SpaceRoom,
     StateEntry,
 )
 from bridge.rooms.assembly import Rooms, new_trace
@@ -346,6 +348,31 @@ class NativeBackend:
     ) -> PublicRooms:
         query = ListQuery(limit=limit, since=since, term=words)
         return to_public_rooms(await self._rooms.public_rooms.page_of(server, query))
+
+    async def hierarchy(
+        self,
+        room_id: RoomId,
+        *,
+        via: Sequence[ServerName] = (),
+        viewer: UserId | None = None,
+        suggested_only: bool = False,
+        depth: int = 3,
+        limit: int = 100,
+    ) -> Sequence[SpaceRoom]:
+        found = await self._rooms.walker.walk(
+            room_id,
+            via=via,
+            viewer=viewer,
+            suggested_only=suggested_only,
+            depth=depth,
+            limit=limit,
+        )
+        return [
+            SpaceRoom(
+                room=to_public_room(one.entry), depth=one.depth, parent=one.parent, via=one.via
+            )
+            for one in found
+        ]
 
     async def profile(self, user_id: UserId) -> Profile:
         found = await self._rooms.directory.profile(user_id)

@@ -467,6 +467,19 @@ class PeerRequests:
             )
         )
 
+    async def hierarchy(
+        self, peer: ServerName, room_id: RoomId, *, suggested_only: bool = False
+    ) -> JsonObject:
+        """A space and its children, unread. Spec: S2S, spaces."""
+        return _object(
+            await self._get(
+                peer,
+                V1 + encode_path("hierarchy", room_id),
+                "hierarchy",
+                query=[("suggested_only", "true" if suggested_only else "false")],
+            )
+        )
+
     async def version(self, peer: ServerName) -> JsonObject:
         """The `server` object: `name` and `version` where they are text. Not signed."""
         answer = _object(

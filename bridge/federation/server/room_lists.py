@@ -1,18 +1,29 @@
-"""Lists of rooms for other servers. Spec: S2S, public room directory."""
+"""Lists of rooms, and spaces, for other servers. Spec: S2S, public room directory, spaces."""
 
 from __future__ import annotations
 
 from bridge.errors import BadInput
-from bridge.ids import ServerName
+from bridge.ids import ServerName, parse_room_id
 from bridge.rooms.public_rooms import MAX_NETWORK, MAX_ROOM_TYPES, MAX_TERM, ListQuery, PublicRooms
+from bridge.rooms.spaces import Spaces
 from bridge.web.routing import Request, Response
 
 MAX_LIMIT = 2**53
 
 
 class RoomLists:
-    def __init__(self, *, public_rooms: PublicRooms) -> None:
+    def __init__(self, *, public_rooms: PublicRooms, spaces: Spaces) -> None:
         self._public_rooms = public_rooms
+        self._spaces = spaces
+
+    async def hierarchy(self, request: Request, origin: ServerName) -> Response:
+        return Response(
+            json=await self._spaces.answer(
+                origin,
+                parse_room_id(request.params["room_id"]),
+                suggested_only=_flag(request, "suggested_only"),
+            )
+        )
 
     async def public_rooms(self, request: Request, origin: ServerName) -> Response:
         limit = request.query_one("limit")

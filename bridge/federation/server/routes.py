@@ -142,6 +142,8 @@ def federation_routes(
         # The public room directory.
         signed("GET", f"{_V1}/publicRooms", room_lists.public_rooms),
         signed("POST", f"{_V1}/publicRooms", room_lists.search),
+        # Spaces.
+        signed("GET", f"{_V1}/hierarchy/{{room_id}}", room_lists.hierarchy),
         # Queries.
         signed("GET", f"{_V1}/query/directory", queries.directory),
         signed("GET", f"{_V1}/query/profile", queries.profile),

@@ -185,7 +185,7 @@ class Door:
                     keys=server.people.keys,
                     openid=server.people.openid,
                 ),
-                room_lists=RoomLists(public_rooms=rooms.public_rooms),
+                room_lists=RoomLists(public_rooms=rooms.public_rooms, spaces=rooms.spaces),
                 media=Media(store=media.store, thumbnails=media.thumbnails),
             )
         )
@@ -334,6 +334,7 @@ async def test_no_request_makes_an_endpoint_fall_over(
                 ),
             ),
             st.tuples(st.just("POST"), st.just(f"{v1}/publicRooms")),
+            st.tuples(st.just("GET"), rooms.map(lambda r: f"{v1}/hierarchy/{enc(r)}")),
         )
 
         def example(wait: Callable[[Awaitable[Any]], Any]) -> None:

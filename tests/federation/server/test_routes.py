@@ -142,6 +142,7 @@ def signed_targets(world: World) -> list[tuple[str, str, Any]]:
         ("GET", f"{V1}/timestamp_to_event/{room}?ts=1&dir=f", None),
         ("GET", f"{V1}/publicRooms?limit=1", None),
         ("POST", f"{V1}/publicRooms", {}),
+        ("GET", f"{V1}/hierarchy/{room}", None),
         ("GET", f"{V1}/query/directory?room_alias={enc('#garden:' + world.us.name)}", None),
         ("GET", f"{V1}/query/profile?user_id={enc(world.alice)}", None),
         ("GET", f"{V1}/user/devices/{enc(world.alice)}", None),
@@ -405,6 +406,7 @@ async def test_bad_parameters_are_named(
             (f"{V1}/query/profile?user_id=x", f"{V1}/query/profile", "M_INVALID_PARAM"),
             (f"{V1}/query/directory", f"{V1}/query/directory", "M_MISSING_PARAM"),
             (f"{V1}/query/directory?room_alias=x", f"{V1}/query/directory", "M_INVALID_PARAM"),
+            (f"{V1}/hierarchy/{room}?suggested_only=1", f"{V1}/hierarchy/{{}}", "M_INVALID_PARAM"),
             (f"{V1}/publicRooms?limit=-1", f"{V1}/publicRooms", "M_INVALID_PARAM"),
             (f"{V1}/publicRooms?since=x", f"{V1}/publicRooms", "M_INVALID_PARAM"),
             (f"{V1}/publicRooms?include_all_networks=1", f"{V1}/publicRooms", "M_INVALID_PARAM"),
@@ -509,6 +511,43 @@ async def test_published_rooms_are_listed_and_found(
         name = us.name
         page = await world.peer.rooms.public_rooms.page_of(name, ListQuery(limit=1, term="rose"))
         assert [one.to_json() for one in page.rooms] == [garden]
+
+
+async def test_a_space_and_its_children_are_told(
+    certificates: CertificateAuthority, tmp_path: Path, sqlite_template: Path
+) -> None:
+    async with world_of(certificates, tmp_path, sqlite_template) as world:
+        us, path = world.us, f"{V1}/hierarchy/{{}}"
+        space = await us.create_room(
+            world.alice,
+            public=True,
+            name="Space",
+            creation_content={"type": "m.space"},
+            alias=RoomAlias(f"#space:{us.name}"),
+        )
+        secret = await us.create_room(us.user("carol"), name="Secret")
+        for child in (world.room, secret, RoomId("!elsewhere")):
+            await us.send(space, world.alice, "m.space.child", {"via": [us.name]}, state_key=child)
+        told = await world.good("GET", f"{V1}/hierarchy/{enc(space)}", path)
+        assert told["room"].pop("children_state")[0]["state_key"] == world.room
+        assert told["room"] == {
+            "room_id": space,
+            "name": "Space",
+            "canonical_alias": f"#space:{us.name}",
+            "num_joined_members": 1,
+            "room_type": "m.space",
+            "room_version": "12",
+            "join_rule": "public",
+            "world_readable": False,
+            "guest_can_join": False,
+        }
+        assert [one["room_id"] for one in told["children"]] == [world.room]
+        assert told["inaccessible_children"] == [secret]
+        for hidden in (secret, "!elsewhere"):
+            seen = await world.bad("GET", f"{V1}/hierarchy/{enc(hidden)}", path)
+            assert seen == (404, "M_NOT_FOUND")
+        found = await world.outsider.rooms.walker.walk(space, via=[us.name])
+        assert [one.entry.room_id for one in found] == [space, world.room]
 
 
 async def test_a_join_and_a_leave_by_both_versions(
