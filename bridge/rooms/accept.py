@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from bridge.clock import Clock
 from bridge.engine.pdu import Pdu
@@ -28,6 +28,15 @@ from bridge.storage import inbound
 from bridge.storage import rooms as room_rows
 from bridge.storage.database import Database, Transaction
 from bridge.telemetry.log import get_logger
+
+
+class Whole(Protocol):
+    """What is written with a group."""
+
+    def __call__(self, tx: Transaction, *, outcomes: Mapping[EventId, str]) -> None:
+        """`outcomes`: the answer for each event, empty where it is fine."""
+        ...
+
 
 DONE_TOPIC = "inbound_done"
 """Woken when an inbound PDU has its outcome."""
@@ -132,12 +141,23 @@ class Acceptor:
         _log_decision(pdu, decision)
         return decision
 
-    async def accept_group(self, room_id: RoomId, queued: Sequence[tuple[Pdu, TraceId]]) -> int:
+    def is_busy(self, room_id: RoomId) -> bool:
+        """Somebody plans or commits in the room's lane now."""
+        return self._appender.is_busy(room_id)
+
+    async def accept_group(
+        self,
+        room_id: RoomId,
+        queued: Sequence[tuple[Pdu, TraceId]],
+        *,
+        whole: Whole | None = None,
+    ) -> int:
         """Several rows of the inbound queue in one commit: how many, from the first on.
 
         Ends before one that needs more than to be judged and written: of which, or of what comes
         after it, we know something, that rests on what we do not have, or that may end our own
-        stay.
+        stay. `whole`: they have no rows yet, and are taken all or none; this is written with them,
+        and given the answer for each.
         """
 
         async def attempt() -> list[tuple[Pdu, Decision]]:
@@ -172,12 +192,17 @@ class Acceptor:
                     redacted_by=redacted_by.get(pdu.event_id),
                 )
                 done.append((pdu, decision))
-            if done:
+            outcomes = [
+                (pdu.event_id, _outcome(STORED_VERDICT[decision.verdict], decision.rule))
+                for pdu, decision in done
+            ]
+            if whole is not None:
+                if len(done) < len(queued):
+                    return []
+                plan.also.append(partial(whole, outcomes=dict(outcomes)))
+                await self._appender.commit(plan)
+            elif done:
                 plan.also.append(lambda tx: tx.wake(DONE_TOPIC))
-                outcomes = [
-                    (pdu.event_id, _outcome(STORED_VERDICT[decision.verdict], decision.rule))
-                    for pdu, decision in done
-                ]
                 await self._appender.commit(plan, outcomes=outcomes)
             return done
 

@@ -112,6 +112,9 @@ class RoomLocks:
     def __init__(self) -> None:
         self._locks: dict[RoomId, tuple[asyncio.Lock, int]] = {}
 
+    def is_busy(self, room_id: RoomId) -> bool:
+        return room_id in self._locks
+
     @asynccontextmanager
     async def locked(self, room_id: RoomId) -> AsyncIterator[None]:
         """Raises `Unavailable` when it takes too long to get a turn."""
@@ -156,6 +159,9 @@ class Appender:
 
     def is_ours(self, user_id: UserId) -> bool:
         return server_of(user_id) == self._server_name
+
+    def is_busy(self, room_id: RoomId) -> bool:
+        return self._locks.is_busy(room_id)
 
     def locked(self, room_id: RoomId) -> AbstractAsyncContextManager[None]:
         """The room's lane. Never wait for a peer inside it."""

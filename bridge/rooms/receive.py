@@ -1,7 +1,9 @@
 """PDUs from other servers: stored first, then understood, one lane per room.
 
-A transaction's PDUs and its ID are one commit; from then on a crash loses nothing. The lane takes
-a room's rows in order through the checks of the specification, those behind gaps last:
+A transaction's PDUs and its ID are one commit; from then on a crash loses nothing. Where nothing of
+its one room waits, and nobody must be asked, what was judged goes *straight* in, in that very
+commit; if anything is special it is stored as ever. The lane takes a room's rows in order through
+the checks of the specification, those behind gaps last:
 
 1. format, when it is stored   2. and 3. signatures and content hash (`verify`)
 then what it rests on is fetched (`gaps`), and 4. to 6. are judged with the append (`accept`).
@@ -64,6 +66,7 @@ AFTER_OUTAGE_S = 1.0
 KEEP_MS = 24 * 3600 * 1000
 """How long a transaction's answer and a PDU's outcome are remembered."""
 SWEEP_S = 3_600.0
+MAX_HEARD = 10_000
 
 log = get_logger("rooms")
 
@@ -72,12 +75,20 @@ log = get_logger("rooms")
 class _Taken:
     """A PDU at the door: good to be stored, or why not."""
 
-    event_id: EventId
+    pdu: Pdu
     room_id: RoomId
-    json: str
     error: str | None
     from_namer: bool
     """It comes from the server that its event ID names: of two events with one ID it is the one."""
+
+    @property
+    def event_id(self) -> EventId:
+        return self.pdu.event_id
+
+
+class _NotStraight(Exception):
+    """It is no longer simple: the transaction is known, events of its room wait, or they are too
+    many at once."""
 
 
 class _Gap(Exception):
@@ -113,6 +124,8 @@ class Receiver:
         self._outside = outside
         self._clock = clock
         self._new_trace = new_trace
+        self._heard: dict[ServerName, None] = {}
+        """Servers of which an event was verified: their keys are here."""
         self._lanes = Lanes(self._run_lane, workers=WORKERS, name="inbound")
 
     async def take(
@@ -122,19 +135,24 @@ class Receiver:
         pdus: Sequence[object],
         *,
         wait_s: float = 5.0,
+        straight: bool = True,
     ) -> Mapping[EventId, Mapping[str, str]]:
         """Store the PDUs and the transaction in one commit, wait a little for the verdicts.
 
         The answer's `pdus`: `{}` or `{"error": ...}` per event ID. A replayed transaction ID
         gets the same answer. PDUs of rooms that we are not in, or that the room's ACL forbids,
         are answered with an error and not stored; so are those that a rule of the house denies.
-        `Unavailable`: too many wait; nothing stored.
+        `Unavailable`: too many wait; nothing stored. `straight`: simple ones may be done at once.
         """
         if len(pdus) > MAX_PDUS:
             raise BadInput(f"more than {MAX_PDUS} PDUs")
         self._house.check_server(origin, Scope.ALL, door="transaction")
         taken = [one for pdu in pdus if (one := await self._look_at(origin, pdu)) is not None]
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
+        if straight:
+            verdicts = await self._take_straight(origin, transaction_id, taken)
+            if verdicts is not None:
+                return verdicts
 
         def unit(tx: Transaction) -> tuple[list[tuple[EventId, str | None]], bool]:
             before = transactions.find(tx, origin, transaction_id)
@@ -149,7 +167,7 @@ class Receiver:
                 inbound.NewRow(
                     room_id=one.room_id,
                     event_id=one.event_id,
-                    json=one.json,
+                    json=one.pdu.canonical().decode(),
                     trace_id=self._new_trace(),
                     displaces=one.from_namer,
                 )
@@ -165,6 +183,53 @@ class Receiver:
         for room_id in {one.room_id for one in taken if one.error is None}:
             self._lanes.wake(room_id)  # When too many wait, the next look finds the rows.
         return await self._verdicts(dict(answer), done, wait_s, is_new=is_new)
+
+    async def _take_straight(
+        self, origin: ServerName, transaction_id: str, taken: Sequence[_Taken]
+    ) -> dict[EventId, dict[str, str]] | None:
+        """The verdicts, where it can be done at once; None: nothing was stored."""
+        good = [one.pdu for one in taken if one.error is None]
+        rooms = {pdu.room_id for pdu in good}
+        ids = {pdu.event_id for pdu in good}
+        if len(rooms) != 1 or len(ids) != len(good) or not self._is_simple(good):
+            return None
+        (room_id,) = rooms
+        now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
+        answer: dict[EventId, str | None] = {one.event_id: one.error for one in taken}
+
+        def store(tx: Transaction, *, outcomes: Mapping[EventId, str]) -> None:
+            if transactions.find(tx, origin, transaction_id) is not None:
+                raise _NotStraight
+            if inbound.count_waiting(tx, room_id=room_id):
+                raise _NotStraight
+            try:
+                self._limits.check_events(origin, {str(room_id): len(good)}, now_s)
+            except Unavailable as exc:
+                raise _NotStraight from exc
+            answer.update((event_id, why or None) for event_id, why in outcomes.items())
+            pdus = list(answer.items())
+            transactions.put(tx, origin, transaction_id, pdus=pdus, received_ms=now_ms)
+
+        try:
+            checked = [(await self._verifier.check(pdu), self._new_trace()) for pdu in good]
+            if not await self._acceptor.accept_group(room_id, checked, whole=store):
+                return None
+        except _NotStraight:
+            return None  # Who sends too much is told so where it would be stored.
+        except IsthmusError:
+            return None  # The lane says what is wrong, with each event for itself.
+        except Exception:
+            # Refused as a whole it would come again for ever; the lane takes each for itself.
+            log.exception("transaction not taken straight", room_id=room_id, peer=origin)
+            return None
+        return {event_id: {} if why is None else {"error": why} for event_id, why in answer.items()}
+
+    def _is_simple(self, pdus: Sequence[Pdu]) -> bool:
+        """Nobody needs to be asked or waited for, as far as can be told at the door."""
+        return not self._acceptor.is_busy(pdus[0].room_id) and all(
+            pdu.sender_server in self._heard and not pdu.version.event_format.named_by_sender
+            for pdu in pdus
+        )
 
     async def run(self) -> None:
         """Works the lanes off until cancelled."""
@@ -191,9 +256,8 @@ class Receiver:
             log.info("pdu dropped", peer=origin, room_id=room_id, rule="format", reason=exc.reason)
             return None
         return _Taken(
-            event_id=pdu.event_id,
+            pdu=pdu,
             room_id=room_id,
-            json=pdu.canonical().decode(),
             error=error or self._denial(pdu),
             from_namer=version.event_format.named_by_sender and server_of(pdu.event_id) == origin,
         )
@@ -353,7 +417,11 @@ class Receiver:
     async def _verified(self, version: RoomVersion, row: InboundRow) -> Pdu:
         """Steps 2 and 3. Raises `Refused`, `Unavailable`."""
         json = parse_json(row.json.encode(), max_bytes=2 * MAX_PDU_BYTES)
-        return await self._verifier.check(Pdu.trusted(json, version, row.event_id))
+        checked = await self._verifier.check(Pdu.trusted(json, version, row.event_id))
+        self._heard[checked.sender_server] = None
+        if len(self._heard) > MAX_HEARD:
+            del self._heard[next(iter(self._heard))]
+        return checked
 
     async def work_off_due(self) -> None:
         """Everything that is due now, one room after the other, without the lanes."""

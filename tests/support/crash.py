@@ -12,7 +12,7 @@ from bridge.storage.database import Transaction
 from tests.support.network import Server
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """What no code catches."""
 
 

@@ -140,6 +140,8 @@ class Network:
         """What the policy servers answer, by path and event."""
         self.keys_away: set[ServerName] = set()
         """Servers whose keys cannot be had."""
+        self.straight = True
+        """Servers may take what is simple at once, without the queue."""
         self.bounds = DEFAULTS
         self.outside_bounds = OutsideBounds()
         self.limits = Limits()
@@ -279,7 +281,7 @@ class Network:
             return {}
         target.transactions += 1
         txn = f"{origin}{target.transactions}"
-        await target.rooms.receiver.take(origin, txn, wire(kept), wait_s=0)
+        await target.rooms.receiver.take(origin, txn, wire(kept), wait_s=0, straight=self.straight)
         await target.rooms.receiver.work_off_due()
         return await target.rooms.receiver.take(origin, txn, wire(kept), wait_s=0)
 
