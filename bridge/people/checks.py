@@ -41,8 +41,7 @@ def check_device_keys(keys: object, user_id: UserId, device_id: DeviceId) -> Jso
         raise BadInput("the keys name another user or device", errcode="M_INVALID_PARAM")
     if not isinstance(keys.get("keys"), dict) or not isinstance(keys.get("algorithms"), list):
         raise BadInput("keys of a device without keys or algorithms")
-    if not isinstance(keys.get("signatures", {}), dict):
-        raise BadInput("signatures are an object")
+    _check_signatures(keys)
     return keys
 
 
@@ -56,9 +55,16 @@ def check_cross_signing_key(key: object, user_id: UserId, usage: str) -> JsonObj
     if not isinstance(usages, list) or usage not in usages:
         raise BadInput(f"the key is not for {usage}", errcode="M_INVALID_PARAM")
     public_key(key)
-    if not isinstance(key.get("signatures", {}), dict):
-        raise BadInput("signatures are an object")
+    _check_signatures(key)
     return key
+
+
+def _check_signatures(value: JsonObject) -> None:
+    signatures = value.get("signatures", {})
+    if not isinstance(signatures, dict) or not all(
+        isinstance(of_user, dict) for of_user in signatures.values()
+    ):
+        raise BadInput("signatures are by user and key")
 
 
 def public_key(key: JsonObject) -> str:

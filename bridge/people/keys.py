@@ -424,7 +424,7 @@ def _checked_answer(
                 continue
         found["device_keys"][user_id] = good
         for usage, name in ANSWERS:
-            key = _object(answer.get(name, {})).get(user_id)
+            key = _object(answer.get(name) or {}).get(user_id)
             try:
                 checked = check_cross_signing_key(key, user_id, usage)
             except BadInput:

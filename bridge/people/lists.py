@@ -51,6 +51,8 @@ class DeviceListUpdates:
         deleted = content.get("deleted") is True
         device = None if deleted else remote_device(user_id, content)
         now_ms = self._clock.now_ms()
+        if not await self._database.read(lambda tx: _matters(tx, origin, user_id)):
+            return
 
         def unit(tx: Transaction) -> None:
             device_lists.hasten(tx, origin, now_ms + HASTEN_MS)
@@ -83,6 +85,8 @@ class SigningKeyUpdates:
     async def take(self, origin: ServerName, content: JsonObject) -> None:
         user_id = owner(origin, content)
         keys = signing_keys(user_id, content)
+        if not await self._database.read(lambda tx: _matters(tx, origin, user_id)):
+            return
 
         def unit(tx: Transaction) -> None:
             known = device_lists.lock(tx, user_id)
@@ -95,6 +99,15 @@ class SigningKeyUpdates:
             put_signing_keys(tx, known, keys)
 
         await self._database.write(unit)
+
+
+def _matters(tx: Transaction, origin: ServerName, user_id: UserId) -> bool:
+    """Most of what is told does not, where nobody here has a device: that costs no commit."""
+    return (
+        device_lists.find(tx, user_id) is not None
+        or device_lists.has_failed(tx, origin)
+        or devices.is_with_a_device(tx, user_id)
+    )
 
 
 def put_signing_keys(tx: Transaction, known: RemoteList, keys: dict[str, str]) -> bool:

@@ -202,6 +202,20 @@ def hasten(tx: Transaction, server: ServerName, at_ms: int) -> None:
     tx.wake(TOPIC)
 
 
+def has_failed(tx: Transaction, server: ServerName) -> bool:
+    """Whether lists of that server could not be fetched."""
+    found = tx.execute(
+        select(remote_device_lists.c.user_id)
+        .where(
+            remote_device_lists.c.server == server,
+            remote_device_lists.c.stale.is_(True),
+            remote_device_lists.c.attempts > 0,
+        )
+        .limit(1)
+    )
+    return found.first() is not None
+
+
 def due(
     tx: Transaction, now_ms: int, limit: int, *, server: ServerName | None = None
 ) -> list[RemoteList]:
