@@ -157,7 +157,7 @@ async def test_no_answer_of_another_server_makes_us_fall_over(scene: Scene) -> N
         "device_keys": {ALICE: {"PHONE": device_keys(scene.alice, "PHONE")}},
         "master_keys": {ALICE: SIGNING["master_key"]},
     }
-    claimed = {"one_time_keys": {ALICE: {"PHONE": {"signed_curve25519:A": {}}}}}
+    claimed: dict[str, Any] = {"one_time_keys": {ALICE: {"PHONE": {"signed_curve25519:A": {}}}}}
     people = scene.theirs.people
 
     async def ask(answer: Any) -> None:
