@@ -364,6 +364,8 @@ async def test_who_wrote_on_xmpp_sees_what_was_read_once_and_nothing_anew_after_
     ghost, her = gateway.ghost(juliet.address), gateway.address(alice.user_id)
     room = await alice.create_direct(ghost)
     await alice.see_membership(room, ghost, "join")
+    await alice.say(room, "hello")
+    await juliet.hear("hello", sender=her)
     plain = juliet.say(her, "one")
     await alice.hear("one", room=room)
     asking = say_markable(juliet, her, "two")

@@ -6,12 +6,12 @@ A room is made when somebody looks up the alias of a MUC; who joins it is an occ
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
 
-from bridge.demo.people import MatrixFailed, Muc
+from bridge.demo.people import MatrixFailed, Muc, SeenEvent, Stanza
 from bridge.demo.servers import CertificateAuthority, Prosody, XmppServer
 from bridge.identity import localparts
 from tests.support.chats import ARRIVAL_S, Coven, bodies, moves, said_in
@@ -74,6 +74,62 @@ async def test_whoever_joins_by_alias_finds_name_subject_and_people_and_all_talk
         assert [line for line in heard_lines if line.startswith("down")] == down
     up = [body for body in bodies(list(alice.transcript), room_id) if body.startswith("up")]
     assert up == [f"up {number}" for number in range(3)]
+
+
+async def test_who_types_and_reads_is_seen_on_both_sides(
+    coven: Coven, xmpp_server: XmppServer
+) -> None:
+    alice, romeo, chat = coven.alice, coven.romeo.person, coven.chat
+    room_id = await coven.join()
+    ghost = await coven.ghost_of("Romeo", room_id)
+    await alice.say(room_id, "hail")
+    heard = await romeo.hear("hail", sender=chat)
+
+    def of_alice(name: str) -> Callable[[Stanza], bool]:
+        return lambda s: (
+            s.sender == f"{chat}/Alice"
+            and any(child.tag.endswith("}" + name) for child in s.element)
+        )
+
+    def typing(*users: str) -> Callable[[SeenEvent], bool]:
+        return lambda seen: (
+            seen.type == "m.typing"
+            and seen.room_id == room_id
+            and seen.content["user_ids"] == list(users)
+        )
+
+    # From Matrix: by alice's own occupant.
+    await alice.set_typing(room_id, True)
+    await romeo.wait_for(of_alice("composing"), what="alice typing", timeout_s=ARRIVAL_S)
+    await alice.set_typing(room_id, False)
+    await romeo.wait_for(of_alice("paused"), what="alice's pause", timeout_s=ARRIVAL_S)
+    coven.romeo.say("hail to thee")
+    said = await alice.hear("hail to thee", room=room_id, sender=ghost)
+    await alice.mark_read(room_id, said.event_id)
+    marker = await romeo.wait_for(of_alice("displayed"), what="a marker", timeout_s=ARRIVAL_S)
+    mine = await romeo.hear("hail to thee", sender=chat)
+    node = next(child for child in marker.element if child.tag.endswith("}displayed"))
+    assert node.get("id") == mine.stanza_ids[chat]
+
+    # From the MUC.
+    since = alice.position
+    romeo.send_raw(
+        f"<message to='{chat}' type='groupchat'>"
+        "<composing xmlns='http://jabber.org/protocol/chatstates'/></message>"
+    )
+    await alice.wait_for(typing(ghost), what="romeo typing", since=since, timeout_s=ARRIVAL_S)
+    since = alice.position
+    romeo.send_raw(
+        f"<message to='{chat}' type='groupchat'>"
+        "<paused xmlns='http://jabber.org/protocol/chatstates'/>"
+        f"<displayed xmlns='urn:xmpp:chat-markers:0' id='{heard.stanza_ids[chat]}'/></message>"
+    )
+    await alice.wait_for(typing(), what="romeo's pause", since=since, timeout_s=ARRIVAL_S)
+    await alice.wait_for(
+        lambda seen: seen.type == "m.receipt" and ghost in str(seen.content),
+        what="what romeo has read",
+        timeout_s=ARRIVAL_S,
+    )
 
 
 async def test_what_is_no_muc_has_no_room(coven: Coven, xmpp_server: XmppServer) -> None:

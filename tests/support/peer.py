@@ -31,7 +31,7 @@ from bridge.engine.keys import SigningKey
 from bridge.engine.pdu import Pdu
 from bridge.engine.state import StateKey
 from bridge.engine.versions import RoomVersion, get_version
-from bridge.errors import NotFound
+from bridge.errors import NotFound, Refused
 from bridge.federation.own_keys import OwnKeys
 from bridge.federation.server.keys import Keys
 from bridge.federation.xmatrix import XMatrix, sign_request
@@ -88,6 +88,10 @@ class FakePeer:
         self.aliases: dict[str, RoomId] = {}
         self.received: list[JsonObject] = []
         """PDUs out of transactions, in order."""
+        self.lets_in = asyncio.Event()
+        """While it is not set, the answer to a join is awaited."""
+        self.lets_in.set()
+        self.refuses_joins = False
         self._keys: Keys | None = None
         self._server: WebServer | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -331,6 +335,9 @@ class FakePeer:
 
     async def _send_join(self, request: Request) -> Response:
         room = self._room(request)
+        await self.lets_in.wait()
+        if self.refuses_joins:
+            raise Refused("nobody comes in any more", errcode="M_FORBIDDEN")
         before = [pdu.wire() for pdu in room.state.values()]
         pdu = Pdu.parse(request.json_object(), room.version)
         signed = countersign(pdu, key=self.key, server=self.name)
