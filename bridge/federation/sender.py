@@ -486,6 +486,8 @@ class Sender:
         # restart of ours.
         text = "".join(event_id for _, event_id, _ in entries)
         text += "".join(encode_canonical(edu).decode() for edu in some.edus)
+        # What is told again later (a key that comes back) is no repetition either: other rows.
+        text += "".join(f" {token}" for source, token in some.tokens if not source.is_passing)
         if not text or any(source.is_passing for source, _ in some.tokens):
             # What passes is the same again and again (somebody types), and is no repetition.
             text += f" at {now_ms}"

@@ -200,18 +200,21 @@ async def test_a_user_of_synapse_queries_our_devices_and_claims_each_key_once(
 
         await until(changed)
 
-        # And his cross-signing keys.
-        signing = scene.his.cross_signing()
-        await people.keys.put_cross_signing(
-            scene.bob, master=signing["master_key"], self_signing=signing["self_signing_key"]
-        )
+        # And his cross-signing keys, the first of which come back after others.
+        first, second = scene.his.cross_signing(), scene.his.cross_signing()
+        for signing in (first, second, first):
+            await people.keys.put_cross_signing(
+                scene.bob, master=signing["master_key"], self_signing=signing["self_signing_key"]
+            )
 
-        async def signed() -> bool:
-            told = await scene.query()
-            found = (told["master_keys"].get(scene.bob), told["self_signing_keys"].get(scene.bob))
-            return found == (signing["master_key"], signing["self_signing_key"])
+            async def signed(wanted: dict[str, Any] = signing) -> bool:
+                told = await scene.query()
+                return wanted == {
+                    "master_key": told["master_keys"].get(scene.bob),
+                    "self_signing_key": told["self_signing_keys"].get(scene.bob),
+                }
 
-        await until(signed)
+            await until(signed)
 
 
 async def test_devices_and_signing_keys_of_synapse_reach_our_cache(

@@ -200,6 +200,27 @@ async def test_what_makes_no_sense_is_refused_as_specified(
             assert complaints(method, f"{V1}/{template}", answer.status, answer.json()) == []
 
 
+async def test_a_key_that_comes_back_is_told_like_any_other(
+    certificates: CertificateAuthority, tmp_path: Path, sqlite_template: Path
+) -> None:
+    async with pair(certificates, tmp_path, sqlite_template) as one:
+        alice = one.alice
+
+        async def follows() -> bool:
+            return await one.devices_of_alice() == {PHONE: "alice's phone"}
+
+        await until(follows)
+        for public in ("A", "B", "A"):
+            key = signing_key(alice, "master", public)
+            await one.us.running.people.keys.put_cross_signing(alice, master=key)
+
+            async def told(wanted: object = key) -> bool:
+                answer = await one.peer.running.people.keys.query(one.bob, one.us.name, {alice: []})
+                return bool(answer["master_keys"].get(alice) == wanted)
+
+            await until(told)
+
+
 async def test_two_gateways_exchange_everything_through_an_outage(
     certificates: CertificateAuthority, tmp_path: Path, sqlite_template: Path
 ) -> None:
