@@ -13,7 +13,16 @@ from functools import partial
 
 from bridge.clock import Clock
 from bridge.errors import Unavailable
-from bridge.storage import device_keys, events, journal, messages, openid, rooms, to_device
+from bridge.storage import (
+    device_keys,
+    events,
+    journal,
+    messages,
+    openid,
+    rooms,
+    server_keys,
+    to_device,
+)
 from bridge.storage.database import Database, Transaction
 from bridge.telemetry.log import get_logger
 
@@ -61,6 +70,7 @@ class Upkeep:
             _Rule(what="claimed keys", keep_s=KEEP_CLAIMED_KEYS_S, prune=device_keys.prune_claimed),
             _Rule(what="to-device", keep_s=KEEP_TO_DEVICE_S, prune=to_device.prune_received),
             _Rule(what="openid tokens", keep_s=0.0, prune=openid.prune),
+            _Rule(what="strangers' keys", keep_s=KEEP_STRANGERS_S, prune=server_keys.prune),
             _Rule(what="strangers", keep_s=KEEP_STRANGERS_S, prune=rooms.purge_strangers),
         )
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import Table, delete, func, insert, select
 
 from bridge.ids import KeyId, ServerName
 from bridge.storage.database import Transaction
-from bridge.storage.schema import key_documents, server_keys
+from bridge.storage.schema import key_documents, memberships, server_keys
 
 BATCH = 500
+MOST_STRANGERS = 10_000
+"""Rows of servers with which we share no room; beyond, the oldest go before their time. Whoever has
+a domain can ask us under as many names as they like."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,3 +105,25 @@ def put_document(tx: Transaction, document: DocumentRow) -> None:
             fetched_ms=document.fetched_ms,
         )
     )
+
+
+def prune(tx: Transaction, *, before_ms: int, limit: int, most: int = MOST_STRANGERS) -> int:
+    """Of servers with which we share no room, what was fetched before; how many rows went. They are
+    asked again when they come again."""
+    return sum(_prune(tx, table, before_ms, limit, most) for table in (key_documents, server_keys))
+
+
+def _prune(tx: Transaction, table: Table, before_ms: int, limit: int, most: int) -> int:
+    is_stranger = table.c.server.not_in(select(memberships.c.server))
+    count = tx.execute(select(func.count()).select_from(table).where(is_stranger)).scalar_one()
+    oldest = select(table.c.server, table.c.fetched_ms).where(is_stranger)
+    found = tx.execute(oldest.order_by(table.c.fetched_ms).limit(limit)).all()
+    over = max(0, int(count) - most)
+    gone = {
+        row.server
+        for number, row in enumerate(found)
+        if row.fetched_ms < before_ms or number < over
+    }
+    if not gone:
+        return 0
+    return int(tx.execute(delete(table).where(table.c.server.in_(sorted(gone)))).rowcount)

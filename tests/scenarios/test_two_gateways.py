@@ -14,6 +14,7 @@ import pytest_asyncio
 from bridge.demo.people import XmppPerson
 from bridge.demo.servers import CertificateAuthority, Prosody, Synapse
 from tests.support.gateway import Gateway, signing_key_of_synapse, verify
+from tests.support.operator import admin
 from tests.support.servers import MakeMatrixPerson, MakeXmppPerson, make_prosody
 
 
@@ -240,3 +241,39 @@ async def no_dead_room(
         "SELECT DISTINCT room_id FROM events WHERE sender = ?", gateway.ghost(juliet.address)
     )
     assert by_ghost == [(room,)]
+
+
+async def test_a_conversation_goes_on_when_a_gateway_gets_a_new_key(
+    sides: Sides, xmpp_person: MakeXmppPerson
+) -> None:
+    pair = await couple(sides, xmpp_person, "rotates")
+    pair.juliet.say(pair.to_romeo, "before")
+    await pair.romeo.hear("before", sender=pair.to_juliet, timeout_s=20)
+    ours, theirs = (side.gateway for side in sides)
+    old = ours.signing_key.key_id
+
+    code, printed = await admin(ours, "keys rotate")
+    assert code == 0, printed
+    assert f"{old} stays published" in printed
+    said = pair.juliet.say(pair.to_romeo, "after")
+    await pair.romeo.hear("after", sender=pair.to_juliet, timeout_s=20)
+    await pair.juliet.receipt(said)
+    answer = pair.romeo.say(pair.to_juliet, "heard")
+    await pair.juliet.hear("heard", sender=pair.to_romeo)
+    await pair.romeo.receipt(answer)
+    code, printed = await admin(ours, "keys")
+    assert f"{old} is retired: it counts for events until" in printed
+
+    # Whoever is met for the first time is talked to like everybody, also after a restart.
+    await ours.restart()
+    other = await xmpp_person(sides[1].prosody, "benvolio-rotates")
+    pair.juliet.say(ours.address(theirs.ghost(other.address)), "good morrow, cousin")
+    await other.hear("good morrow, cousin", sender=pair.to_juliet, timeout_s=30)
+    known = dict(
+        theirs.query(
+            "SELECT key_id, expired_ms FROM server_keys WHERE server = ?", str(ours.server_name)
+        )
+    )
+    assert old in known
+    assert len(known) == 2
+    assert [expired for key_id, expired in known.items() if key_id != old] == [None]

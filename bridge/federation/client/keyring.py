@@ -39,7 +39,7 @@ _KEY_ID = re.compile(rf"{ALGORITHM}:[\x21-\x7e]{{1,200}}")
 FETCH_TIMEOUT_S = 20.0
 QUEUE_TIMEOUT_S = 30.0
 """How long one waits for its turn to fetch: anybody may name servers that answer slowly."""
-# Between two fetches from one server: after an answer, and after failures.
+# Between two fetches from one server: after a key that it does not have, and after failures.
 REFETCH_S = 30.0
 MAX_RETRY_S = 300.0
 
@@ -125,7 +125,11 @@ class _Attempt:
     """When the server may be asked again, and whether it answered."""
 
     next_s: float
+    renew_s: float
+    """Before then nobody makes us ask for the newest document."""
     failures: int
+    missing: KeyId | None
+    """What was looked for in vain."""
 
 
 class ServerKeyRing:
@@ -189,24 +193,35 @@ class ServerKeyRing:
             await self._refresh(server, None)
 
     async def _find(self, server: ServerName, key_id: KeyId, ts_ms: int) -> ServerKey | None:
+        known = await self._known(server, key_id)
+        return known if known is not None and known.counts_at(ts_ms) else None
+
+    async def _known(self, server: ServerName, key_id: KeyId) -> ServerKey | None:
+        """Whether it counts or not."""
         known = self._keys.get((server, key_id))
         if known is None:
             known = await self._store.find(server, key_id)
             if known is not None:
                 self._keys.put((server, key_id), known)
-        return known if known is not None and known.counts_at(ts_ms) else None
+        return known
 
     async def _refresh(self, server: ServerName, wanted: tuple[KeyId, int] | None) -> None:
         """Ask the server, then the notaries, until the wanted key counts for the time.
 
-        Where none is wanted the server alone is asked. Raises `Unavailable`.
+        Where none is wanted the server alone is asked. After a key that was looked for in vain, or
+        nobody's answer, there is a pause. A key that came is no reason for one, or a server that
+        has just replaced its key would not be believed. Raises `Unavailable`, also within a pause
+        for a key that we have not looked for: that another one, for which anybody may have asked,
+        was not there proves nothing about it.
         """
         now = self._clock.monotonic_s()
         last = self._attempts.get(server)
-        if last is not None and now < last.next_s:
-            if last.failures:
-                raise Unavailable(f"no keys of {server} now", retry_after_s=last.next_s - now)
+        if last is not None and now < last.renew_s and wanted is None and not last.failures:
             return
+        if last is not None and now < last.next_s:
+            if not last.failures and await self._is_settled(server, wanted, last):
+                return
+            raise Unavailable(f"no keys of {server} now", retry_after_s=last.next_s - now)
         failures = last.failures if last is not None else 0
         try:
             async with asyncio.timeout(self._queue_timeout_s):
@@ -222,10 +237,24 @@ class ServerKeyRing:
             raise
         finally:
             self._fetching.release()
-        self._attempts.put(server, self._attempt(REFETCH_S, 0))
+        in_vain = wanted is not None and await self._find(server, *wanted) is None
+        missing = wanted[0] if in_vain and wanted is not None else None
+        wait_s = REFETCH_S if in_vain else 0.0
+        self._attempts.put(server, self._attempt(wait_s, 0, missing))
 
-    def _attempt(self, wait_s: float, failures: int) -> _Attempt:
-        return _Attempt(next_s=self._clock.monotonic_s() + wait_s, failures=failures)
+    async def _is_settled(
+        self, server: ServerName, wanted: tuple[KeyId, int] | None, last: _Attempt
+    ) -> bool:
+        """Whether what we know of the key is what the server said a moment ago."""
+        if wanted is None or wanted[0] == last.missing:
+            return True
+        return await self._known(server, wanted[0]) is not None
+
+    def _attempt(self, wait_s: float, failures: int, missing: KeyId | None = None) -> _Attempt:
+        now = self._clock.monotonic_s()
+        return _Attempt(
+            next_s=now + wait_s, renew_s=now + REFETCH_S, failures=failures, missing=missing
+        )
 
     async def _fetch(self, server: ServerName, wanted: tuple[KeyId, int] | None) -> None:
         failure: IsthmusError | None = None

@@ -523,3 +523,19 @@ async def test_an_old_copy_at_a_notary_does_not_replace_a_newer_document(notaris
     notarised.clock.shift(60)
     await notarised.ask("b")
     assert notarised.store.documents[PEER] == newer
+
+
+async def test_a_key_that_has_just_come_into_use_is_asked_for_at_once(world: World) -> None:
+    world.publish(key("a"))
+    assert await world.ask("a") == key("a").verify_key_base64
+    world.publish(key("b"))
+    assert await world.ask("b") == key("b").verify_key_base64
+    # Whoever asks for keys that nobody has makes us ask no oftener than before.
+    assert await world.ask("c") is None
+    asked = len(world.network.asked)
+    assert await world.ask("c") is None
+    for name in "defg":
+        # These may have come into use meanwhile, which we shall see.
+        with pytest.raises(Unavailable):
+            await world.ask(name)
+    assert len(world.network.asked) == asked
