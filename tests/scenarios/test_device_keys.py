@@ -1,5 +1,6 @@
 """Devices and keys between us and a real Synapse: asked for, claimed, followed; messages to devices
-both ways with either server away in between, nothing lost and nothing twice.
+both ways with either server away in between, nothing lost and nothing twice. And what a whole
+gateway says of ghosts, which have none.
 
 alice has an account on the Synapse and its real client API; bob is ours, his devices are made by
 `people`, as the client API will make them.
@@ -19,11 +20,12 @@ from urllib.parse import quote
 import pytest
 
 from bridge.demo.people import MatrixPerson
-from bridge.demo.servers import CertificateAuthority, Synapse
+from bridge.demo.servers import CertificateAuthority, Prosody, Synapse
 from bridge.engine.canonical import encode_canonical
 from bridge.engine.keys import SigningKey
 from bridge.ids import DeviceId, RoomId, UserId, server_of
 from bridge.storage import device_keys, device_lists, to_device
+from tests.support.gateway import Gateway
 from tests.support.matrix_side import MatrixSide, matrix_sides, until
 from tests.support.servers import MakeMatrixPerson
 
@@ -144,8 +146,7 @@ async def scene_of(
     alice: MatrixPerson,
 ) -> AsyncIterator[Scene]:
     async with matrix_sides(certificates, folder, template, 1) as (us,):
-        device = (await alice.request("GET", V3 + "/account/whoami"))["device_id"]
-        scene = Scene(us, alice, device)
+        scene = Scene(us, alice, await device_of(alice))
         people = us.running.people
         await people.devices.put(scene.bob, PHONE, "bob's phone")
         await people.keys.put_device_keys(scene.bob, PHONE, scene.his.device_keys())
@@ -256,8 +257,7 @@ async def test_devices_and_signing_keys_of_synapse_reach_our_cache(
         # While we are away; what we missed is fetched or told again.
         await scene.us.stop()
         second = await matrix_person(synapse, "anna")
-        whoami = await second.request("GET", V3 + "/account/whoami")
-        other = Identity(scene.alice_id, whoami["device_id"])
+        other = Identity(scene.alice_id, await device_of(second))
         await second.request("POST", V3 + "/keys/upload", {"device_keys": other.device_keys()})
         await scene.us.start()
 
@@ -339,3 +339,53 @@ async def test_messages_to_devices_pass_both_ways_through_outages(
         await until(partial(bob_has, MESSAGES + 1))
         assert [one["n"] for one in scene.heard] == list(range(MESSAGES + 1))
         assert await scene.given() == list(range(MESSAGES + 1))
+
+
+async def test_a_ghost_has_no_devices_and_what_is_for_them_is_dropped_and_noted(
+    gateway: Gateway,
+    prosody_pair: tuple[Prosody, Prosody],
+    synapse: Synapse,
+    matrix_person: MakeMatrixPerson,
+) -> None:
+    alice = await matrix_person(synapse, "amelia")
+    ghost = gateway.ghost("juliet@a.test")
+    room = await alice.create_direct(ghost)
+    await alice.see_membership(room, ghost, "join")
+
+    told = await alice.request("POST", V3 + "/keys/query", {"device_keys": {ghost: []}})
+    assert told["device_keys"] == {ghost: {}}
+    assert told["failures"] == {}
+    wanted = {"one_time_keys": {ghost: {"ANY": CURVE}}}
+    given = await alice.request("POST", V3 + "/keys/claim", wanted)
+    assert (given["one_time_keys"], given["failures"]) == ({}, {})
+
+    messages = {"messages": {ghost: {"ANY": {"secret": "x"}}}}
+    await alice.request("PUT", V3 + "/sendToDevice/m.test/t1", messages)
+
+    async def noted() -> list[tuple[Any, ...]]:
+        return gateway.query("SELECT decision, detail FROM journal WHERE step = 'to-device'")
+
+    [(decision, detail)] = await until(noted)
+    assert decision == "dropped"
+    assert detail.startswith(f"m.test of {alice.user_id}, message ")
+    assert detail.endswith(": 1 no_device")
+    # The room goes on as before, and her devices are not kept where nobody needs them.
+    await alice.say(room, "hello")
+    await alice.request(
+        "POST",
+        V3 + "/keys/upload",
+        {"device_keys": Identity(UserId(alice.user_id), await device_of(alice)).device_keys()},
+    )
+    messages = {"messages": {ghost: {"*": {"n": 2}}}}
+    await alice.request("PUT", V3 + "/sendToDevice/m.test/t2", messages)
+
+    async def noted_again() -> bool:
+        return len(await noted()) == 2
+
+    await until(noted_again)
+    assert gateway.query("SELECT * FROM remote_device_lists") == []
+    assert gateway.query("SELECT * FROM stream_to_device") == []
+
+
+async def device_of(person: MatrixPerson) -> str:
+    return str((await person.request("GET", V3 + "/account/whoami"))["device_id"])
