@@ -359,7 +359,7 @@ async def test_a_ghost_has_no_devices_and_what_is_for_them_is_dropped_and_noted(
     given = await alice.request("POST", V3 + "/keys/claim", wanted)
     assert (given["one_time_keys"], given["failures"]) == ({}, {})
 
-    messages = {"messages": {ghost: {"ANY": {"secret": "x"}}}}
+    messages: dict[str, Any] = {"messages": {ghost: {"ANY": {"secret": "x"}}}}
     await alice.request("PUT", V3 + "/sendToDevice/m.test/t1", messages)
 
     async def noted() -> list[tuple[Any, ...]]:
