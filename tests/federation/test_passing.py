@@ -28,8 +28,8 @@ def sides(certificates: CertificateAuthority, tmp_path: Path, sqlite_template: P
     return lambda count: matrix_sides(certificates, tmp_path, sqlite_template, count)
 
 
-async def public_room(owner: MatrixSide, *guests: MatrixSide) -> RoomId:
-    room = await owner.create_room(owner.user("alice"), public=True, name="Garden")
+async def public_room(owner: MatrixSide, *guests: MatrixSide, version: str = "12") -> RoomId:
+    room = await owner.create_room(owner.user("alice"), version=version, public=True, name="Garden")
     for guest in guests:
         await guest.join(room, guest.user("bob"), owner.name)
         await owner.wait_for_membership(room, guest.user("bob"), "join")
@@ -53,12 +53,14 @@ def edus_of(side: MatrixSide, origin: MatrixSide) -> list[Any]:
     return [edu for body in side.transactions(origin=origin.name) for edu in body.get("edus", ())]
 
 
-async def test_all_three_cross_and_are_what_the_specification_says(sides: Sides) -> None:
+@pytest.mark.parametrize("version", ["I.1", "12", "6"])
+async def test_all_three_cross_and_are_what_the_specification_says(
+    sides: Sides, version: str
+) -> None:
     async with sides(2) as (a, b):
-        room = await public_room(a, b)
+        room = await public_room(a, b, version=version)
         alice, bob = a.user("alice"), b.user("bob")
-        said = await b.say(room, bob, "hello")
-        await a.wait_for_bodies(room, ["hello"])
+        said = await b.send(room, bob, "org.example.said", {})
         await a.rooms.ephemeral.typing.set(room, alice, True)
         await a.rooms.ephemeral.typing.set(room, alice, False)
         await a.rooms.ephemeral.receipts.read_up_to(room, alice, said)

@@ -144,12 +144,8 @@ async def see_typing_both_ways(
         await see_typing(alice, room, [], since=start)
     for expected in (True, False):
         await alice.set_typing(room, expected)
-
-        async def told(expected: bool = expected) -> bool:
-            edu = TypingEdu(room_id=room, user_id=UserId(alice.user_id), typing=expected)
-            return edu in us.changes
-
-        await until(told)
+        edu = TypingEdu(room_id=room, user_id=UserId(alice.user_id), typing=expected)
+        await wait_until_told(us, edu)
 
 
 async def see_receipts_both_ways(
@@ -209,6 +205,13 @@ async def test_what_bob_read_while_synapse_was_down_it_hears_of(
         await us.restart()
         await synapse.start()
         await see_read(alice, room, second, bob)
+
+
+async def wait_until_told(us: MatrixSide, change: TypingEdu) -> None:
+    async def look() -> bool:
+        return change in us.changes
+
+    await until(look)
 
 
 # --- through the gateway --------------------------------------------------------------------------
