@@ -8,7 +8,9 @@ whatever happens in them goes to the adapter.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from bridge.clock import Clock
 from bridge.errors import NotFound, Refused, Unavailable
@@ -53,6 +55,7 @@ class Directory:
         self._ghosts = ghosts
         self._adapter = adapter
         self._clock = clock
+        self._adopting: Counter[tuple[str, UserId]] = Counter()
 
     async def of_room(self, room_id: RoomId) -> Sequence[Portal]:
         return await self._database.read(lambda tx: portals.of_room(tx, room_id))
@@ -83,6 +86,17 @@ class Directory:
             lambda tx: portals.close(tx, portal.portal_id, refused=refused, now_ms=now_ms)
         )
 
+    @contextmanager
+    def adopting(self, *, address: str, user_id: UserId) -> Iterator[None]:
+        """Around the time in which a room that the user has made becomes the chat's: they see that
+        it is accepted before we have bound it, and no other room is opened meanwhile."""
+        self._adopting[address, user_id] += 1
+        try:
+            yield
+        finally:
+            self._adopting[address, user_id] -= 1
+            self._adopting += Counter()  # drops what is 0
+
     async def open_direct(
         self, *, address: str, user_id: UserId, trace: TraceId, written_ms: int | None = None
     ) -> RoomId:
@@ -92,6 +106,8 @@ class Directory:
         invitation after the message was written (`written_ms`); Unavailable for later.
         """
         ghost = await self._ghosts.ensure(address)
+        if self._adopting[address, user_id]:
+            raise Unavailable(f"an invitation by {user_id} is being accepted")
         found = await self.find_direct(address=address, user_id=user_id)
         if found is not None and found.room_id is not None:
             if found.status == "open" and await self._is_usable(found.room_id, ghost, user_id):

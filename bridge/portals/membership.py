@@ -101,7 +101,7 @@ class Membership:
         if portal.kind not in (DIRECT, FORMER):
             return
         if portal.user_id == user_id:
-            await self._hasten(portal)
+            await self._hasten(direct_lane(portal.adapter, portal.chat, portal.user_id))
         elif user_id != await self._ghosts.ensure(portal.chat):
             await self._notices.tell_address(
                 address=portal.chat,
@@ -115,9 +115,8 @@ class Membership:
         """An address of the chat side as such, everybody else by their user ID."""
         return await self._ghosts.find_address(user_id) or user_id
 
-    async def _hasten(self, portal: Portal) -> None:
+    async def _hasten(self, lane: str) -> None:
         """Messages that waited for this person to come are due now."""
-        lane = direct_lane(portal.adapter, portal.chat, portal.user_id)
         await self._database.write(
             lambda tx: queues.hasten(tx, queues.INBOX, lane, now_ms=self._clock.now_ms())
         )
@@ -154,10 +153,18 @@ class Membership:
         ghost = await self._ghosts.ensure(address)
         # Between two of our own there is no direct chat: theirs is on the chat side.
         if event.content.get("is_direct") is True and not event.own:
-            if not await self._join(event, ghost, via):
-                return
-            if await self._is_for_two(event.room_id, ghost, event.sender):
-                await self.adopt_direct(event, address=address, user_id=event.sender)
+            with self._directory.adopting(address=address, user_id=event.sender):
+                if not await self._join(event, ghost, via):
+                    return
+                is_for_two = await self._is_for_two(event.room_id, ghost, event.sender)
+                is_bound = is_for_two and await self._bind_readable(
+                    event, address=address, user_id=event.sender
+                )
+            if is_bound:
+                await self._hasten(direct_lane(self._adapter, address, event.sender))
+            elif is_for_two:
+                await self.refuse_encrypted(event, address=address, user_id=event.sender)
+            if is_for_two:
                 return
         await self._invite_address(event, address)
 
@@ -228,13 +235,14 @@ class Membership:
 
         Where it is encrypted, the person is told and gets another one.
         """
-        info = await self._backend.room(event.room_id)
-        if not info.encrypted:
-            await self._directory.bind_direct(
-                address=address, user_id=user_id, room_id=event.room_id
-            )
-            return
-        await self.refuse_encrypted(event, address=address, user_id=user_id)
+        if not await self._bind_readable(event, address=address, user_id=user_id):
+            await self.refuse_encrypted(event, address=address, user_id=user_id)
+
+    async def _bind_readable(self, event: RoomEvent, *, address: str, user_id: UserId) -> bool:
+        if (await self._backend.room(event.room_id)).encrypted:
+            return False
+        await self._directory.bind_direct(address=address, user_id=user_id, room_id=event.room_id)
+        return True
 
     async def refuse_encrypted(self, event: RoomEvent, *, address: str, user_id: UserId) -> bool:
         """Says in plain words, once, that the room is unreadable, and opens a readable one.
@@ -315,7 +323,7 @@ class Membership:
         else:
             return
         await self._directory.close(portal, refused=refused and portal.kind == DIRECT)
-        await self._hasten(portal)
+        await self._hasten(direct_lane(portal.adapter, portal.chat, portal.user_id))
 
     async def _tell_removed(self, event: RoomEvent, portal: Portal) -> None:
         reason = _text_of(event.content, "reason")

@@ -36,6 +36,27 @@ async def test_an_invite_to_a_direct_chat_is_taken_at_once_and_both_talk(world: 
     assert world.heard() == [(ALICE, "hello")]
 
 
+async def test_who_writes_while_an_invitation_is_being_accepted_opens_no_other_room(
+    world: World,
+) -> None:
+    room_id = await world.direct_room()
+    backend = world.gateway.backend
+    joined = backend.join
+
+    async def join(**more: Any) -> None:
+        await joined(**more)
+        # Alice's server shows the ghost in the room by now, and Juliet writes.
+        await world.chat.say(JULIET, "hi alice", to=ALICE)
+        await world.work_off()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "join", join)
+        await world.settle()
+    await world.settle()
+    assert await world.invited() == []
+    assert await world.bodies(room_id) == ["hi alice"]
+
+
 async def test_between_two_gateways_the_room_has_extensible_events(world: World) -> None:
     world.home.software = "Isthmus"
     await world.chat.say(JULIET, "hello", to=ALICE, wants_receipt=True)
