@@ -192,7 +192,7 @@ class LimitSettings(_Section):
     """What is more is answered with 429 and the time after which to try again."""
 
     requests_per_s: Positive = 200
-    """Of one server, without transactions; so many a second for ever ..."""
+    """Of one server; of transactions those with nothing new; so many a second for ever ..."""
     requests_burst: Positive = 2_000
     """... and so many at once."""
     server_events_per_s: Positive = 1_000

@@ -83,14 +83,24 @@ class House:
 
     def check_server(self, server: ServerName, scope: Scope, *, door: str) -> None:
         """Raises Refused. Our own server is always welcome."""
+        self._check(self._of_server(server, scope), door, server)
+
+    def allows_server(self, server: ServerName, scope: Scope) -> bool:
+        """As `check_server`, where nobody asks for anything: no refusal is noted."""
+        return self._of_server(server, scope).is_allowed
+
+    def allows_room(self, room_id: RoomId, scope: Scope) -> bool:
+        """As `check_room`, likewise."""
+        return self._of_room(room_id, scope, is_admin=False).is_allowed
+
+    def _of_server(self, server: ServerName, scope: Scope) -> Decision:
         if server == self.own_name or not self._table.rules:
-            return
+            return ALLOWED
         only_own = server.lower() in self._admin_servers
-        decision = self._decide(
+        return self._decide(
             (Subject.SERVER, server, scope, only_own),
             lambda: self._table.server(server, scope, only_own=only_own),
         )
-        self._check(decision, door, server)
 
     def check_user(self, user_id: UserId, scope: Scope, *, door: str) -> None:
         """The user, and where no rule names them, their server. Raises Refused."""
@@ -122,16 +132,18 @@ class House:
         return is_admin
 
     def _check_room(self, room_id: RoomId, scope: Scope, door: str, *, is_admin: bool) -> None:
+        self._check(self._of_room(room_id, scope, is_admin=is_admin), door, room_id)
+
+    def _of_room(self, room_id: RoomId, scope: Scope, *, is_admin: bool) -> Decision:
         if not self._table.rules:
-            return
+            return ALLOWED
         server = room_id.partition(":")[2].lower()
         is_admins = server != "" and server in self._admin_servers
         only_own = is_admin or is_admins or room_id in self._protected
-        decision = self._decide(
+        return self._decide(
             (Subject.ROOM, room_id, scope, only_own),
             lambda: self._table.room(room_id, scope, only_own=only_own),
         )
-        self._check(decision, door, room_id)
 
     def _decide(
         self, key: tuple[Subject, str, Scope, bool], decide: Callable[[], Decision]

@@ -67,7 +67,7 @@ class Limits:
     """The buckets at our doors."""
 
     requests: Buckets = field(default_factory=lambda: Buckets(NO_RATE))
-    """Of one server; transactions count by their events."""
+    """Of one server; transactions count by their events, and as requests if they bring none."""
     server_events: Buckets = field(default_factory=lambda: Buckets(NO_RATE))
     room_events: Buckets = field(default_factory=lambda: Buckets(NO_RATE))
     server_edus: Buckets = field(default_factory=lambda: Buckets(NO_RATE))

@@ -69,11 +69,10 @@ class Outlet:
 
     def peers(self, servers: Collection[ServerName]) -> list[ServerName]:
         """Those of them that are others, and that no rule keeps from hearing of us."""
-        table = self._house.table
         return [
             one
             for one in sorted(servers)
-            if one != self._server_name and table.server(one, Scope.EDUS).is_allowed
+            if one != self._server_name and self._house.allows_server(one, Scope.EDUS)
         ]
 
 

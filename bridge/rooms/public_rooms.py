@@ -208,7 +208,7 @@ class PublicRooms:
         )
 
     def _may_see(self, row: PublishedRoom, origin: ServerName | None) -> bool:
-        if not self._house.table.room(row.room_id, Scope.JOINS).is_allowed:
+        if not self._house.allows_room(row.room_id, Scope.JOINS):
             return False
         if origin is None or origin == self._server_name:
             return True

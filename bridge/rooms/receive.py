@@ -156,9 +156,12 @@ class Receiver:
 
         def unit(tx: Transaction) -> tuple[list[tuple[EventId, str | None]], bool]:
             before = transactions.find(tx, origin, transaction_id)
+            good = [one for one in taken if one.error is None]
+            if before is not None or not good:
+                # It costs us something all the same, and nothing of it is counted below.
+                self._limits.check_request(origin, now_s)
             if before is not None:
                 return before, False
-            good = [one for one in taken if one.error is None]
             self._check_bounds(tx, origin, good)
             # Of what was stored before nothing is counted: its answer is above.
             rooms = dict(Counter(str(one.room_id) for one in good))

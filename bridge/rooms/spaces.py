@@ -182,7 +182,7 @@ class Spaces:
 
     async def may_see(self, origin: ServerName, room: Room) -> bool:
         """Whether users of a server could peek into the room, join it or knock on it."""
-        if not self._house.table.room(room.room_id, Scope.JOINS).is_allowed:
+        if not self._house.allows_room(room.room_id, Scope.JOINS):
             return False
         found = await self._states.pick(room.state, (*LISTED, ACL))
         listing, acl = listing_of(found), found.get(ACL)

@@ -169,6 +169,9 @@ def test_an_admin_and_their_server_and_rooms_are_let_in_whatever_a_list_says() -
     checked.check_server(ServerName("home.example"), Scope.ALL, door="request")
     checked.check_member(ADMIN, room, Scope.ALL, door="from matrix")
     checked.check_room(room, Scope.ALL, door="pdu")
+    assert checked.allows_server(ServerName("home.example"), Scope.EDUS)
+    assert checked.allows_room(room, Scope.JOINS)
+    assert not checked.allows_room(RoomId("!other"), Scope.JOINS)
     checked.check_member(ADMIN, RoomId("!other"), Scope.JOINS, door="join")
     with pytest.raises(Refused):
         checked.check_user(UserId("@bob:home.example"), Scope.ALL, door="from matrix")

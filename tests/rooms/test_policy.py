@@ -149,6 +149,33 @@ async def test_we_join_through_no_denied_server_and_into_no_denied_room(network:
     await here.backend.join(user_id=here.user("bob"), room_id=room_id, via=[there.name])
 
 
+@pytest.mark.parametrize("kind", ["empty", "of no room of ours", "repeated"])
+async def test_transactions_that_bring_nothing_count_as_requests(
+    network: Network, kind: str
+) -> None:
+    here, there, room_id = await shared_room(network)
+    pdu = await forge(network, there, room_id, there.user("guest"), content={"body": "x"})
+    await here.rooms.receiver.take(there.name, "repeated", [pdu.wire()], wait_s=0)
+    pdus = {
+        "empty": [],
+        "of no room of ours": [{**pdu.wire(), "room_id": "!elsewhere:there.example"}],
+        "repeated": [pdu.wire()],
+    }[kind]
+    here.rooms.receiver._limits = Limits(requests=Buckets(Rate(per_s=1, burst=3)))
+
+    async def take(number: int) -> None:
+        name = kind if kind == "repeated" else f"{kind} {number}"
+        await here.rooms.receiver.take(there.name, name, pdus, wait_s=0)
+
+    for number in range(3):
+        await take(number)
+    with pytest.raises(Unavailable) as caught:
+        await take(3)
+    assert (caught.value.errcode, caught.value.retry_after_s) == ("M_LIMIT_EXCEEDED", 1)
+    network.clock.shift(1)
+    await take(3)
+
+
 @pytest.mark.parametrize("kind", ["server_events", "room_events"])
 async def test_over_the_limit_nothing_is_stored_and_later_it_is(
     network: Network, kind: str

@@ -14,7 +14,7 @@ from bridge.clock import Clock, SystemClock
 from bridge.engine.canonical import JsonObject, encode_canonical
 from bridge.engine.edu import MAX_EDU_TYPE_BYTES
 from bridge.errors import BadInput, NotFound, Refused
-from bridge.ids import EventId, ServerName
+from bridge.ids import EventId, ServerName, parse_user_id
 from bridge.policy.house import House
 from bridge.policy.limits import Limits
 from bridge.policy.rules import Scope
@@ -92,6 +92,7 @@ class Transactions:
                 label = edu_type
                 if self._house is not None:
                     self._house.check_server(origin, Scope.EDUS, door="edu")
+                    self._check_user(self._house, content)
                 _check_bounds(content)
                 await taker.take(origin, content)
         except BadInput as exc:
@@ -101,6 +102,12 @@ class Transactions:
         metrics.EDUS.labels(label, outcome).inc()
         if reason:
             log.debug("edu skipped", peer=origin, edu_type=label, outcome=outcome, reason=reason)
+
+    def _check_user(self, house: House, content: JsonObject) -> None:
+        """Where an EDU is one user's. Whose the others are, their takers know. Raises Refused."""
+        said = content.get("sender", content.get("user_id"))
+        if isinstance(said, str):
+            house.check_user(parse_user_id(said), Scope.EDUS, door="edu")
 
 
 def _read(edu: object) -> tuple[str, JsonObject]:

@@ -156,6 +156,16 @@ async def test_a_rule_may_deny_a_server_its_edus_alone() -> None:
     assert [(one.door, one.what) for one in door.refusals] == [("edu", PEER)]
 
 
+@pytest.mark.parametrize("name", ["sender", "user_id"])
+async def test_a_rule_may_deny_one_user_their_edus(name: str) -> None:
+    door = Door()
+    rule = read_rule(["user", f"@eve:{PEER}", "edus"], action=Action.DENY, rule_id=3)
+    door.house.replace(RuleTable.of([rule]))
+    await door.send(edu(**{name: f"@eve:{PEER}"}), edu(**{name: f"@bob:{PEER}"}))
+    assert len(door.taker.taken) == 1
+    assert [(one.door, one.what) for one in door.refusals] == [("edu", f"@eve:{PEER}")]
+
+
 async def test_over_its_rate_a_server_is_told_when_to_come_again_and_nothing_is_taken() -> None:
     door = Door(Limits(server_edus=Buckets(Rate(per_s=1, burst=3))))
     await door.send(edu(a=1), edu(a=2))
