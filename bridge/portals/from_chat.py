@@ -43,7 +43,7 @@ from bridge.ports.chat import (
 from bridge.ports.codec import from_json, to_json
 from bridge.ports.command import Caller
 from bridge.ports.ephemeral import ChatEphemeral
-from bridge.ports.matrix import MatrixBackend, Profile, RoomInfo
+from bridge.ports.matrix import MatrixBackend, Profile, PublicRooms, RoomInfo
 from bridge.storage import journal, messages, queues
 from bridge.storage.database import Database, Transaction, Unit
 from bridge.storage.messages import MappedMessage
@@ -484,6 +484,18 @@ class FromChat:
             if not info.direct:
                 found.append(info)
         return found
+
+    async def public_rooms(
+        self,
+        *,
+        limit: int,
+        after: RoomId | None = None,
+        before: RoomId | None = None,
+        from_end: bool = False,
+    ) -> PublicRooms:
+        return await self._backend.own_public_rooms(
+            limit=limit, after=after, before=before, from_end=from_end
+        )
 
     async def find_member_name(self, user_id: UserId) -> str | None:
         try:

@@ -16,7 +16,7 @@ from bridge.content.model import Message
 from bridge.errors import Refused
 from bridge.ids import EventId, RoomAlias, RoomId, TraceId, UserId
 from bridge.ports.ephemeral import ChatEphemeral, Passing
-from bridge.ports.matrix import Member, Power, RoomInfo
+from bridge.ports.matrix import Member, Power, PublicRooms, RoomInfo
 
 # --- what comes from the chat side ----------------------------------------------------------
 
@@ -266,6 +266,18 @@ class ChatListener(Protocol):
 
     async def rooms_of(self, address: str) -> Sequence[RoomInfo]:
         """The rooms where the address' ghost is a member, direct chats left out."""
+        ...
+
+    async def public_rooms(
+        self,
+        *,
+        limit: int,
+        after: RoomId | None = None,
+        before: RoomId | None = None,
+        from_end: bool = False,
+    ) -> PublicRooms:
+        """The Matrix rooms that this gateway lists for everybody: a page behind a room, or the one
+        before a room or before the end. NotFound where that room is not listed any more."""
         ...
 
     async def find_member_name(self, user_id: UserId) -> str | None:

@@ -399,6 +399,18 @@ class MatrixBackend(Protocol):
         alias. BadInput for a `since` that no page gave."""
         ...
 
+    async def own_public_rooms(
+        self,
+        *,
+        limit: int,
+        after: RoomId | None = None,
+        before: RoomId | None = None,
+        from_end: bool = False,
+    ) -> PublicRooms:
+        """Of our own list a page behind a room, or the one before a room or before the end.
+        NotFound where that room is not listed any more."""
+        ...
+
     async def hierarchy(
         self,
         room_id: RoomId,

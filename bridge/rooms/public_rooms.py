@@ -207,6 +207,16 @@ class PublicRooms:
             total=total,
         )
 
+    async def page_beside(self, room_id: RoomId | None, *, forwards: bool, limit: int) -> RoomPage:
+        """Of our own list what comes behind or before a room; None: from that end. `NotFound`
+        where the room is not listed any more."""
+        place = None
+        if room_id is not None:
+            place = await self._database.read(lambda tx: published.find_place(tx, room_id))
+            if place is None:
+                raise NotFound(f"room {room_id} is not listed")
+        return await self.page(ListQuery(limit=limit, since=str(Token(forwards, place))))
+
     def _may_see(self, row: PublishedRoom, origin: ServerName | None) -> bool:
         if not self._house.allows_room(row.room_id, Scope.JOINS):
             return False

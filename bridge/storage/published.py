@@ -155,6 +155,11 @@ def is_listed(tx: Transaction, room_id: RoomId) -> bool:
     return tx.execute(select(_p.room_id).where(_p.room_id == room_id)).first() is not None
 
 
+def find_place(tx: Transaction, room_id: RoomId) -> Place | None:
+    row = tx.execute(select(_p.joined_members).where(_p.room_id == room_id)).one_or_none()
+    return None if row is None else Place(joined_members=row.joined_members, room_id=room_id)
+
+
 def change(tx: Transaction, room_id: RoomId, changed: Mapping[str, Any]) -> None:
     """Fields of the listing that the room's state now has otherwise; nothing for a room that is
     not listed."""

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from xml.etree import ElementTree as ET
 
 import pytest_asyncio
 
@@ -240,6 +241,11 @@ async def test_the_room_of_a_muc_is_in_the_list_of_its_network_and_the_bot_lists
         await ask_in_room(alice, gateway, chat, f"publish {alias}", expect="stands in the list")
         # Another limit each time: for a while Synapse does not ask the same again.
         assert names_of(await seen_by(alice, us, {"limit": 50})) == ["Parlour"]
+        query = ET.Element("{http://jabber.org/protocol/disco#items}query")
+        items = (await romeo.person.ask(gateway.component, query)).element[0]
+        assert [(one.get("jid"), one.get("name")) for one in items] == [
+            (gateway.address(alias), "Parlour")
+        ]
         said = await ask_in_room(alice, gateway, chat, f"rooms {us} parlour", expect="Rooms of")
         assert f"{alias} Parlour (2 people)" in said
         await ask_in_room(alice, gateway, chat, f"unpublish {room}", expect="not listed any more")

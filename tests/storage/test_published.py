@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
 from sqlalchemy import event
 
-from bridge.ids import RoomId, UserId
-from bridge.storage import published
+from bridge.ids import EventId, RoomId, ServerName, UserId
+from bridge.storage import published, rooms
 from bridge.storage.database import Database, Transaction
 from bridge.storage.published import Listing, Place, Wanted
 
@@ -63,21 +64,76 @@ async def test_a_page_is_read_along_the_index(tmp_path: Path, sqlite_template: P
         assert not any("TEMP B-TREE" in line for line in plan)
 
 
-async def test_rooms_of_one_size_have_an_order_of_their_own(
-    tmp_path: Path, sqlite_template: Path
-) -> None:
-    async with opened(tmp_path, sqlite_template) as database:
-        await database.write(lambda tx: fill(tx, 9))
+async def test_rooms_of_one_size_have_an_order_of_their_own(database: Database) -> None:
+    await database.write(lambda tx: fill(tx, 9))
 
-        def unit(tx: Transaction, at: Place | None, forwards: bool) -> list[str]:
-            found = published.page(tx, Wanted(), after=at, forwards=forwards, limit=4)
-            return [one.room_id for one in found]
+    def unit(tx: Transaction, at: Place | None, forwards: bool) -> list[str]:
+        found = published.page(tx, Wanted(), after=at, forwards=forwards, limit=4)
+        return [one.room_id for one in found]
 
-        middle = Place(joined_members=0, room_id="!00004")
-        assert await database.read(lambda tx: unit(tx, middle, True)) == [
-            "!00003", "!00002", "!00001", "!00000",
-        ]  # fmt: skip
-        assert await database.read(lambda tx: unit(tx, middle, False)) == [
-            "!00005", "!00006", "!00007", "!00008",
-        ]  # fmt: skip
-        assert (await database.read(lambda tx: unit(tx, None, False)))[0] == "!00000"
+    middle = Place(joined_members=0, room_id="!00004")
+    assert await database.read(lambda tx: unit(tx, middle, True)) == [
+        "!00003", "!00002", "!00001", "!00000",
+    ]  # fmt: skip
+    assert await database.read(lambda tx: unit(tx, middle, False)) == [
+        "!00005", "!00006", "!00007", "!00008",
+    ]  # fmt: skip
+    assert (await database.read(lambda tx: unit(tx, None, False)))[0] == "!00000"
+
+
+async def test_a_row_follows_its_room(database: Database) -> None:
+    room_id = RoomId("!tea")
+
+    def names(tx: Transaction, wanted: Wanted) -> list[tuple[str | None, int]]:
+        found = published.page(tx, wanted, after=None, forwards=True, limit=9)
+        assert published.count(tx, wanted) == len(found)
+        return [(one.listing.name, one.joined_members) for one in found]
+
+    def enter(tx: Transaction) -> None:
+        who = [UserId(f"@{name}:here.example") for name in "abc"]
+        rooms.set_members(
+            tx,
+            room_id,
+            changed=[
+                rooms.MemberRow(
+                    user_id=one,
+                    server=ServerName("here.example"),
+                    membership="ban" if one == who[2] else "join",
+                    event_id=EventId(f"${one}"),
+                )
+                for one in who
+            ],
+        )
+        published.recount(tx, room_id, joined=True)
+
+    listing = Listing(name="100%\0 Tea_house", join_rule="knock", room_type="m.space")
+    await database.write(
+        lambda tx: published.put(tx, room_id, listing, joined=True, by=MAKER, now_ms=1)
+    )
+    await database.write(enter)
+    for wanted, is_found in (
+        (Wanted(), True),
+        (Wanted(all_networks=True), True),
+        (Wanted(network="xmpp"), False),
+        (Wanted(words=["TEA_", "100%"]), True),
+        (Wanted(words=["tea%house"]), False),
+        (Wanted(room_types=["m.space"]), True),
+        (Wanted(room_types=[None]), False),
+        (Wanted(room_types=[None, "m.space"]), True),
+    ):
+        found = await database.read(partial(names, wanted=wanted))
+        assert found == ([("100%\ufffd Tea_house", 2)] if is_found else []), wanted
+    await database.write(lambda tx: published.change(tx, room_id, {"join_rule": "invite"}))
+    assert await database.read(lambda tx: names(tx, Wanted())) == []
+    await database.write(lambda tx: published.change(tx, room_id, {"world_readable": True}))
+    assert len(await database.read(lambda tx: names(tx, Wanted()))) == 1
+    await database.write(lambda tx: published.recount(tx, room_id, joined=False))
+    assert await database.read(lambda tx: names(tx, Wanted())) == []
+    # What concerns a room that is not listed finds nothing to do.
+    await database.write(lambda tx: published.change(tx, RoomId("!other"), {"name": "x"}))
+    await database.write(lambda tx: published.move(
+        tx, of=room_id, to=RoomId("!next"), listing=Listing(name="next", join_rule="public")
+    ))  # fmt: skip
+    assert await database.read(lambda tx: names(tx, Wanted())) == [("next", 0)]
+    assert await database.write(lambda tx: published.remove(tx, RoomId("!next")))
+    assert not await database.write(lambda tx: published.remove(tx, RoomId("!next")))

@@ -23,7 +23,7 @@ from bridge.ports.chat import (
 )
 from bridge.ports.command import Answer, Caller, CommandInfo, Outcome
 from bridge.ports.ephemeral import ChatEphemeral
-from bridge.ports.matrix import Member, RoomInfo
+from bridge.ports.matrix import Member, PublicRoom, PublicRooms, RoomInfo
 
 NOW_MS = 1_750_000_000_000
 
@@ -199,6 +199,7 @@ class ScriptedListener:
         self.gate: asyncio.Event | None = None
         self.at_gate = asyncio.Event()
         self.ghosts = user_of or {}
+        self.listed: list[PublicRoom] = []
 
     def room(self, room: ScriptedRoom) -> ScriptedRoom:
         self.rooms[room.room_id] = room
@@ -269,6 +270,30 @@ class ScriptedListener:
 
     async def rooms_of(self, address: str) -> Sequence[RoomInfo]:
         return [room.info() for room in self.rooms.values()]
+
+    async def public_rooms(
+        self,
+        *,
+        limit: int,
+        after: RoomId | None = None,
+        before: RoomId | None = None,
+        from_end: bool = False,
+    ) -> PublicRooms:
+        self._fail("public_rooms")
+        ids = [one.room_id for one in self.listed]
+        if not {after, before} - {None} <= set(ids):
+            raise NotFound("it is not listed any more")
+        start = 0 if after is None else ids.index(after) + 1
+        end = len(ids) if before is None else ids.index(before)
+        backwards = before is not None or from_end
+        first = max(start, end - limit) if backwards else start
+        last = end if backwards else min(end, start + limit)
+        return PublicRooms(
+            rooms=self.listed[first:last],
+            next="more" if last < len(ids) else None,
+            previous="more" if first else None,
+            total=len(ids),
+        )
 
     async def find_member_name(self, user_id: UserId) -> str | None:
         return "Alice Liddell" if user_id.startswith("@alice") else None

@@ -3,7 +3,7 @@
 A feature is announced only if something here answers it. The domain is a gateway and a service of
 rooms; a room has room features only; a person is a registered account without `muc`. An unknown
 question gets `service-unavailable`; an answer is never answered.
-Spec: XEP-0030; XEP-0045, 6; XEP-0054; XEP-0092; XEP-0128; XEP-0199; XEP-0410.
+Spec: XEP-0030; XEP-0045, 6; XEP-0059; XEP-0054; XEP-0092; XEP-0128; XEP-0199; XEP-0410.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from bridge.adapters.xmpp.namespaces import (
     OCCUPANT_ID,
     PING,
     RECEIPTS,
+    RSM,
     SELF_PING,
     STANZA_ID,
     VCARD,
@@ -39,6 +40,7 @@ from bridge.adapters.xmpp.namespaces import (
     add,
 )
 from bridge.adapters.xmpp.prompt import answer_prompt
+from bridge.adapters.xmpp.room_items import list_rooms
 from bridge.adapters.xmpp.roomservice.occupants import People
 from bridge.adapters.xmpp.roomservice.rooms import RoomService
 from bridge.adapters.xmpp.xmltext import xml_text
@@ -105,7 +107,7 @@ class Disco:
             case (namespace, "query") if namespace == DISCO_INFO:
                 return await self._info(request, where)
             case (namespace, "query") if namespace == DISCO_ITEMS:
-                return self._items(request, where)
+                return await self._items(request, where)
             case (namespace, "query") if namespace == GATEWAY:
                 return await self._answer_prompt(request, where)
             case (namespace, "query") if namespace == VERSION and isinstance(where, Bot):
@@ -156,7 +158,7 @@ class Disco:
             features.append(COMMANDS)
         if request.to.local:
             return _info(request, [("client", "bot", "Isthmus")], features)
-        features.append(MUC)
+        features += [MUC, RSM]
         if self._resolver is not None:
             features.append(GATEWAY)
         return _info(
@@ -190,7 +192,7 @@ class Disco:
             _add_room_form(answer, info)
         return answer
 
-    def _items(self, request: Stanza, where: Bot | Person | Room) -> ET.Element:
+    async def _items(self, request: Stanza, where: Bot | Person | Room) -> ET.Element:
         query_in = request.find(DISCO_ITEMS, "query")
         node = "" if query_in is None else query_in.get("node", "")
         if node == COMMANDS and self._commands is not None and not isinstance(where, Person):
@@ -199,6 +201,8 @@ class Disco:
             )
         if node:
             return outbound.error_for(request, "item-not-found")
+        if isinstance(where, Bot) and not request.to.local:
+            return await list_rooms(request, self._listener)
         answer = outbound.result_of(request)
         add(answer, DISCO_ITEMS, "query")
         return answer

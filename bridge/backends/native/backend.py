@@ -349,6 +349,20 @@ class NativeBackend:
         query = ListQuery(limit=limit, since=since, term=words)
         return to_public_rooms(await self._rooms.public_rooms.page_of(server, query))
 
+    async def own_public_rooms(
+        self,
+        *,
+        limit: int,
+        after: RoomId | None = None,
+        before: RoomId | None = None,
+        from_end: bool = False,
+    ) -> PublicRooms:
+        is_backwards = before is not None or from_end
+        page = await self._rooms.public_rooms.page_beside(
+            before if is_backwards else after, forwards=not is_backwards, limit=limit
+        )
+        return to_public_rooms(page)
+
     async def hierarchy(
         self,
         room_id: RoomId,
