@@ -55,7 +55,8 @@ def announce(
     """Write what changed of the user's list, and tell it. None: the device is gone."""
     devices.lock(tx, user_id)
     told = devices.shares(tx, user_id)
-    following = {one: told[one] for one in sorted(_followers(tx, user_id)) if one in told}
+    followers = _followers(tx, user_id)
+    following = {server: stream for server, stream in told.items() if server in followers}
     result = Told()
     for device_id, row in changed.items():
         stream = devices.next_stream(tx, user_id)
@@ -64,16 +65,11 @@ def announce(
         else:
             devices.put(tx, replace(row, stream_id=stream), now_ms)
         content = _content(tx, user_id, device_id, row, stream)
-        for server, before in list(following.items()):
-            one = _put_update(tx, server, content | {"prev_id": [before]}, now_ms)
-            result |= one
-            if one.waiting:
-                following[server] = stream
-                devices.set_share(tx, user_id, server, stream)
-            else:
-                # It misses an update: it follows again when it has worked off what waits.
-                del following[server]
-                devices.end_shares(tx, user_id, [server])
+        one = _put_updates(tx, user_id, content, following, now_ms)
+        result |= one
+        # Who misses an update follows again when it has worked off what waits.
+        devices.end_shares(tx, user_id, one.refused)
+        following = dict.fromkeys(one.waiting, stream)
     devices.note_change(tx, user_id)
     return result | reconcile(tx, user_id, now_ms)
 
@@ -84,18 +80,12 @@ def reconcile(tx: Transaction, user_id: UserId, now_ms: int) -> Told:
     servers = _followers(tx, user_id)
     told = devices.shares(tx, user_id)
     devices.end_shares(tx, user_id, told.keys() - servers)
-    missing = sorted(servers - told.keys())
+    missing = servers - told.keys()
     rows = devices.of_user(tx, user_id) if missing else []
     if not rows:
         return Told()
     content = _content(tx, user_id, rows[-1].device_id, rows[-1], stream)
-    result = Told()
-    for server in missing:
-        one = _put_update(tx, server, content | {"prev_id": [stream - 1]}, now_ms)
-        result |= one
-        if one.waiting:
-            devices.set_share(tx, user_id, server, stream)
-    return result
+    return _put_updates(tx, user_id, content, dict.fromkeys(missing, stream - 1), now_ms)
 
 
 def announce_signing_keys(
@@ -103,40 +93,47 @@ def announce_signing_keys(
 ) -> Told:
     """`keys`: `master_key` and `self_signing_key`, as far as they changed."""
     devices.lock(tx, user_id)
-    content = {"user_id": user_id, **keys}
-    result = Told()
-    for server in sorted(_followers(tx, user_id)):
-        one = put_edu(tx, server, SIGNING_KEY, edu_id, content, now_ms)
-        result |= one
-        # Who misses this is not told by any later update: let them fetch the list.
-        devices.end_shares(tx, user_id, one.refused)
+    text = encode_canonical({"user_id": user_id, **keys}).decode()
+    result = put_edus(tx, dict.fromkeys(_followers(tx, user_id), text), SIGNING_KEY, edu_id, now_ms)
+    # Who misses this is not told by any later update: let them fetch the list.
+    devices.end_shares(tx, user_id, result.refused)
     devices.note_change(tx, user_id)
     return result
 
 
-def put_edu(
+def put_edus(
     tx: Transaction,
-    server: ServerName,
+    contents: Mapping[ServerName, str],
     edu_type: str,
     edu_id: str,
-    content: JsonObject,
     now_ms: int,
 ) -> Told:
-    stored = edus.put(
+    """`contents`: canonical JSON."""
+    full = edus.put_all(tx, contents, edu_type=edu_type, edu_id=edu_id, now_ms=now_ms)
+    return Told(waiting=frozenset(contents.keys() - full), refused=full)
+
+
+def _put_updates(
+    tx: Transaction,
+    user_id: UserId,
+    content: JsonObject,
+    before: Mapping[ServerName, int],
+    now_ms: int,
+) -> Told:
+    """To servers, each with what it was told last; notes that they were told this."""
+    texts = {
+        stream: encode_canonical({**content, "prev_id": [stream]}).decode()
+        for stream in set(before.values())
+    }
+    told = put_edus(
         tx,
-        server=server,
-        edu_type=edu_type,
-        edu_id=edu_id,
-        content_json=encode_canonical(content).decode(),
-        now_ms=now_ms,
+        {server: texts[stream] for server, stream in before.items()},
+        DEVICE_LIST,
+        f"{user_id} {content['stream_id']}",
+        now_ms,
     )
-    here = frozenset({server})
-    return Told(waiting=here) if stored else Told(refused=here)
-
-
-def _put_update(tx: Transaction, server: ServerName, content: JsonObject, now_ms: int) -> Told:
-    edu_id = f"{content['user_id']} {content['stream_id']}"
-    return put_edu(tx, server, DEVICE_LIST, edu_id, content, now_ms)
+    devices.set_shares(tx, user_id, told.waiting, content["stream_id"])
+    return told
 
 
 def _content(

@@ -26,7 +26,7 @@ from bridge.ids import (
     server_of,
 )
 from bridge.people.checks import from_text, to_text
-from bridge.people.sharing import TO_DEVICE, Told, put_edu
+from bridge.people.sharing import TO_DEVICE, Told, put_edus
 from bridge.storage import devices, journal
 from bridge.storage import to_device as rows
 from bridge.storage.database import Database, Transaction
@@ -170,7 +170,8 @@ class ToDevice:
                         "message_id": message_id,
                         "messages": chunk,
                     }
-                    told |= put_edu(tx, server, TO_DEVICE, message_id, content, now_ms)
+                    text = encode_canonical(content).decode()
+                    told |= put_edus(tx, {server: text}, TO_DEVICE, message_id, now_ms)
             return counted, told
 
         counted, told = await self._database.write(unit)

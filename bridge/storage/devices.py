@@ -195,12 +195,18 @@ def shares(tx: Transaction, user_id: UserId) -> dict[ServerName, int]:
     return {ServerName(row.server): row.stream_id for row in rows}
 
 
-def set_share(tx: Transaction, user_id: UserId, server: ServerName, stream: int) -> None:
-    tx.execute(
-        tx.dialect.upsert(device_list_shares, ("user_id", "server")).values(
-            user_id=user_id, server=server, stream_id=stream
+def set_shares(
+    tx: Transaction, user_id: UserId, servers: Collection[ServerName], stream: int
+) -> None:
+    """These were told of this version."""
+    if servers:
+        tx.execute(
+            tx.dialect.upsert(device_list_shares, ("user_id", "server")),
+            [
+                {"user_id": user_id, "server": server, "stream_id": stream}
+                for server in sorted(servers)
+            ],
         )
-    )
 
 
 def end_shares(tx: Transaction, user_id: UserId, servers: Collection[ServerName]) -> None:

@@ -7,7 +7,7 @@ wakes the sender afterwards. DESIGN of the house: EDUs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import bindparam, delete, exists, func, or_, select, update
@@ -18,6 +18,7 @@ from bridge.storage.schema import outbound_edus, outbound_receipts
 
 MAX_WAITING = 10_000
 """EDUs that one peer may have waiting, and receipts."""
+_AT_ONCE = 500
 UNTHREADED = ""
 """In place of the thread of a receipt that has none: a key has no NULL."""
 
@@ -80,6 +81,42 @@ def put(
         )
     )
     return True
+
+
+def put_all(
+    tx: Transaction,
+    contents: Mapping[ServerName, str],
+    *,
+    edu_type: str,
+    edu_id: str,
+    now_ms: int,
+) -> frozenset[ServerName]:
+    """`put` for many peers in a few statements; those for which too many wait."""
+    servers = sorted(contents)
+    full: set[ServerName] = set()
+    rows: list[dict[str, object]] = []
+    for start in range(0, len(servers), _AT_ONCE):
+        some = servers[start : start + _AT_ONCE]
+        counts = tx.execute(
+            select(outbound_edus.c.server, func.count().label("waiting"))
+            .where(outbound_edus.c.server.in_(some))
+            .group_by(outbound_edus.c.server)
+        )
+        full |= {ServerName(one.server) for one in counts if one.waiting >= MAX_WAITING}
+    for server in servers:
+        if server not in full:
+            rows.append(
+                {
+                    "server": server,
+                    "edu_type": edu_type,
+                    "edu_id": edu_id,
+                    "content": contents[server],
+                    "created_ms": now_ms,
+                }
+            )
+    if rows:
+        tx.execute(tx.dialect.insert_ignore(outbound_edus), rows)
+    return frozenset(full)
 
 
 def due(tx: Transaction, server: ServerName, limit: int) -> Sequence[EduRow]:

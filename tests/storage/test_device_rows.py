@@ -207,3 +207,24 @@ async def test_edus_of_a_users_changes_keep_their_order(database: Database) -> N
     await together(*(database.write(unit) for _ in range(20)))
     rows = await database.read(partial(edus.due, server=THEIRS, limit=100))
     assert [int(one.content_json) for one in rows] == list(range(2, 22))
+
+
+async def test_many_peers_are_given_an_edu_but_those_with_too_many(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edus, "MAX_WAITING", 2)
+    peers = [ServerName(f"s{number}.example") for number in range(700)]
+
+    def unit(tx: Transaction, edu_id: str, servers: list[ServerName]) -> frozenset[ServerName]:
+        contents = {server: f'"{server}"' for server in servers}
+        return edus.put_all(tx, contents, edu_type="m.test", edu_id=edu_id, now_ms=1)
+
+    assert await database.write(partial(unit, edu_id="1", servers=peers)) == frozenset()
+    # The same again is the same one.
+    assert await database.write(partial(unit, edu_id="1", servers=peers)) == frozenset()
+    assert await database.write(partial(unit, edu_id="2", servers=peers[:1])) == frozenset()
+    assert await database.write(partial(unit, edu_id="3", servers=peers)) == {peers[0]}
+    assert await database.write(partial(unit, edu_id="4", servers=[])) == frozenset()
+    for server, count in ((peers[0], 2), (peers[1], 2), (peers[699], 2)):
+        rows = await database.read(partial(edus.due, server=server, limit=10))
+        assert [one.content_json for one in rows] == [f'"{server}"'] * count
