@@ -13,7 +13,7 @@ from typing import Protocol
 from bridge.engine.canonical import JsonObject, parse_json
 from bridge.ids import RoomId, ServerName, UserId
 from bridge.storage import edus
-from bridge.storage.database import Database
+from bridge.storage.database import Database, Transaction
 from bridge.storage.edus import ReceiptRow
 
 MAX_BYTES = 512 * 1024
@@ -90,9 +90,15 @@ class StoredReceipts:
         self._database = database
 
     async def pending(self, server: ServerName, limit: int) -> tuple[list[JsonObject], object]:
-        rows = await self._database.read(
-            partial(edus.due_receipts, server=server, limit=limit * MAX_RECEIPTS_PER_EDU)
-        )
+
+        def look(tx: Transaction) -> tuple[Sequence[ReceiptRow], bool]:
+            rows = edus.due_receipts(tx, server, limit * MAX_RECEIPTS_PER_EDU)
+            return rows, edus.has_outside(tx, server)
+
+        rows, has_outside = await self._database.read(look)
+        if has_outside:
+            # It has left since, and is told nothing more of that room.
+            await self._database.write(partial(edus.forget_outside, server=server))
         made, taken = to_receipt_edus(rows, limit)
         return made, tuple(taken)
 

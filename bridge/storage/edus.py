@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, delete, exists, func, or_, select, update
 
 from bridge.ids import EventId, RoomId, ServerName, UserId
 from bridge.storage.database import Transaction
-from bridge.storage.schema import outbound_edus, outbound_receipts
+from bridge.storage.schema import memberships, outbound_edus, outbound_receipts
 
 MAX_WAITING = 10_000
 """EDUs that one peer may have waiting, and receipts."""
@@ -42,6 +42,15 @@ class ReceiptRow:
 
 
 _RECEIPT_KEY = ("server", "room_id", "user_id", "thread_id")
+_IS_THERE = (
+    exists()
+    .where(
+        memberships.c.room_id == outbound_receipts.c.room_id,
+        memberships.c.server == outbound_receipts.c.server,
+        memberships.c.membership == "join",
+    )
+    .correlate(outbound_receipts)
+)
 _EDU_SERVERS = select(outbound_edus.c.server).distinct()
 _RECEIPT_SERVERS = select(outbound_receipts.c.server).distinct()
 _HAS_WAITING = select(
@@ -173,10 +182,10 @@ def put_receipt(tx: Transaction, servers: Collection[ServerName], row: ReceiptRo
 
 
 def due_receipts(tx: Transaction, server: ServerName, limit: int) -> Sequence[ReceiptRow]:
-    """Room by room."""
+    """Room by room, of rooms where the peer still is."""
     rows = tx.execute(
         select(outbound_receipts)
-        .where(outbound_receipts.c.server == server)
+        .where(outbound_receipts.c.server == server, _IS_THERE)
         .order_by(
             outbound_receipts.c.room_id, outbound_receipts.c.user_id, outbound_receipts.c.thread_id
         )
@@ -192,6 +201,16 @@ def due_receipts(tx: Transaction, server: ServerName, limit: int) -> Sequence[Re
         )
         for row in rows
     ]
+
+
+def has_outside(tx: Transaction, server: ServerName) -> bool:
+    """Whether receipts of rooms wait where the peer is not any more."""
+    query = exists().where(outbound_receipts.c.server == server, ~_IS_THERE)
+    return bool(tx.execute(select(query)).scalar())
+
+
+def forget_outside(tx: Transaction, server: ServerName) -> None:
+    tx.execute(delete(outbound_receipts).where(outbound_receipts.c.server == server, ~_IS_THERE))
 
 
 def delete_receipts(tx: Transaction, server: ServerName, rows: Sequence[ReceiptRow]) -> None:

@@ -247,6 +247,15 @@ async def test_receipts_wait_for_a_peer_over_a_restart(world: World) -> None:
     assert await world.here.database.read(edus.servers_with_receipts) == frozenset()
 
 
+async def test_who_was_sent_away_is_told_nothing_more(world: World) -> None:
+    await world.read(EventId("$1"))
+    await world.here.backend.kick(
+        room_id=world.room_id, sender=world.maker, target=world.guest, reason=None
+    )
+    assert await world.wire.carry() == []
+    assert await world.here.database.read(edus.servers_with_receipts) == frozenset()
+
+
 async def test_nobody_reads_backwards(world: World) -> None:
     old = await say(world.there, world.room_id, "guest", "one")
     new = await say(world.there, world.room_id, "guest", "two")

@@ -9,8 +9,10 @@ from sqlalchemy import insert
 
 from bridge.ids import EventId, RoomId, ServerName, UserId
 from bridge.storage import edus, receipts
+from bridge.storage import rooms as room_rows
 from bridge.storage.database import Database, Transaction
 from bridge.storage.edus import MAX_WAITING, ReceiptRow
+from bridge.storage.rooms import MemberRow
 from bridge.storage.schema import outbound_edus
 
 A, B = ServerName("a.example"), ServerName("b.example")
@@ -70,6 +72,37 @@ async def test_so_many_edus_may_wait_for_one_peer(database: Database) -> None:
     assert await database.write(partial(put, edu_id="more", server=B))
 
 
+def enter(tx: Transaction, *places: tuple[RoomId, ServerName]) -> None:
+    for room_id in {room_id for room_id, _ in places}:
+        members = [
+            MemberRow(
+                user_id=UserId(f"@somebody:{server}"),
+                server=server,
+                membership="join",
+                event_id=EventId("$join"),
+            )
+            for of, server in places
+            if of == room_id
+        ]
+        room_rows.set_members(tx, room_id, changed=members)
+
+
+async def test_a_peer_that_has_left_the_room_is_told_nothing_of_it(database: Database) -> None:
+    await database.write(lambda tx: enter(tx, (ROOM, A), (OTHER, A), (ROOM, B)))
+    for room in (ROOM, OTHER):
+        row = read_upto("$1", room=room)
+        await database.write(partial(edus.put_receipt, servers=[A, B], row=row))
+    due = await database.read(partial(edus.due_receipts, server=B, limit=10))
+    assert [row.room_id for row in due] == [ROOM]
+    assert await database.read(partial(edus.has_outside, server=B))
+    assert not await database.read(partial(edus.has_outside, server=A))
+    await database.write(partial(edus.forget_outside, server=B))
+    assert not await database.read(partial(edus.has_outside, server=B))
+    await database.write(partial(edus.delete_receipts, server=B, rows=due))
+    assert not await database.read(partial(edus.has_waiting, server=B))
+    assert len(await database.read(partial(edus.due_receipts, server=A, limit=10))) == 2
+
+
 async def test_of_the_receipts_of_a_thread_the_newest_waits(database: Database) -> None:
     for row in (
         read_upto("$1"),
@@ -78,6 +111,7 @@ async def test_of_the_receipts_of_a_thread_the_newest_waits(database: Database) 
         read_upto("$4", user=CAROL),
         read_upto("$5", room=OTHER),
     ):
+        await database.write(lambda tx: enter(tx, (ROOM, A), (OTHER, A)))
         await database.write(partial(edus.put_receipt, servers=[A, B], row=row))
     rows = await database.read(partial(edus.due_receipts, server=A, limit=10))
     assert {row.event_id for row in rows} == {"$2", "$3", "$4", "$5"}
@@ -85,6 +119,7 @@ async def test_of_the_receipts_of_a_thread_the_newest_waits(database: Database) 
 
 
 async def test_what_was_read_meanwhile_still_waits(database: Database) -> None:
+    await database.write(lambda tx: enter(tx, (ROOM, A)))
     old, new = read_upto("$1"), read_upto("$2", at_ms=2)
     await database.write(partial(edus.put_receipt, servers=[A], row=old))
     await database.write(partial(edus.put_receipt, servers=[A], row=new))
