@@ -71,6 +71,7 @@ from bridge.people.assembly import build_people
 from bridge.policy.house import House
 from bridge.policy.limits import Buckets, Limits, Rate
 from bridge.portals.assembly import build_portals
+from bridge.portals.media import Files, FileSettings
 from bridge.ports.chat import DELIVERIES, Delivery
 from bridge.ports.codec import from_tagged
 from bridge.rooms.assembly import Rooms, build_rooms
@@ -257,6 +258,7 @@ class Gateway:
         self._say = say
         self._database = database
         self._clock = clock
+        self._network = network
         self._stopping = False
         self._last_said = ""
         self._connected = asyncio.Event()
@@ -299,7 +301,11 @@ class Gateway:
             folder=self._settings.path(Path("media")),
             database=database,
             clock=clock,
-            limits=MediaLimits(**self._settings.media.model_dump()),
+            limits=MediaLimits(
+                **self._settings.media.model_dump(
+                    exclude={"public_url", "link_days", "fetch_timeout_s"}
+                )
+            ),
         )
         self._remote_media = RemoteMedia(
             transport=transport,
@@ -369,7 +375,21 @@ class Gateway:
             domain=self._xmpp.domain, server_name=self._identity.server_name, bot=self._settings.bot
         )
         wanted = self._settings.portals
+        files = self._settings.media
+        self._files = Files(
+            backend=backend,
+            client=self._network.client,
+            signer=self._media.signer,
+            clock=clock,
+            settings=FileSettings(
+                public_url=files.public_url,
+                link_days=files.link_days,
+                max_bytes=files.max_bytes,
+                fetch_timeout_s=files.fetch_timeout_s,
+            ),
+        )
         self._portals = portals = build_portals(
+            files=self._files,
             house=self._house,
             database=database,
             backend=backend,
@@ -506,6 +526,7 @@ class Gateway:
             contacts=[one.model_dump(exclude_none=True) for one in known.contacts],
             support_page=known.support_page,
         )
+        routes += self._files.routes()
         self._web = WebServer(
             routes=routes,
             listeners=[

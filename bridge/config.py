@@ -272,6 +272,13 @@ class MediaSettings(_Section):
     """Of all files that one person has sent."""
     keep_free_bytes: Annotated[int, Field(ge=0)] = 512 << 20
     """Nothing is stored while the disk has less room than this."""
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^/?#]+(/[^?#]*)?$")
+    """Where people's clients reach our web server: files of Matrix become links under it for who is
+    not on Matrix; none: they are only named."""
+    link_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """How long such a link opens the file."""
+    fetch_timeout_s: PositiveSeconds = 120.0
+    """For fetching one file that somebody shares; after it the link itself is shown."""
 
 
 class DeliverySettings(_Section):

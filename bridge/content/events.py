@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from bridge.content import extensible as blocks
-from bridge.content import legacy
+from bridge.content import files, legacy
 from bridge.content.kinds import KINDS
 from bridge.content.kinds.kind import ContentKind
 from bridge.content.kinds.unknown import UNKNOWN, unsupported
@@ -49,6 +49,8 @@ _BY_TYPE: Mapping[str, ContentKind] = {t: kind for kind in KINDS for t in kind.e
 
 def to_event(message: Message, *, extensible: bool) -> tuple[str, dict[str, Any]]:
     """Type and content. `extensible`: the room's version says extensible_events."""
+    if message.file is not None and message.file.mxc is not None:
+        return files.write(message.file, extensible=extensible)
     kind = _BY_NAME[message.kind]
     if extensible:
         return kind.write_extensible(message)
@@ -92,7 +94,7 @@ def _read_extensible(event_type: str, content: Content) -> Message | None:
     if message and blocks.is_edit(content):
         # Shown as the legacy family writes it: a correction must not look like a new line.
         html = None if message.html is None else f"* {message.html}"
-        return replace(message, text=f"* {message.text}", html=html)
+        return replace(message, text=f"* {message.text}", html=html, file=None)
     return message
 
 

@@ -15,6 +15,22 @@ Content = Mapping[str, object]
 """The `content` of an event, as parsed from JSON and not trusted."""
 
 KindName = Literal["text", "notice", "emote", "unknown"]
+Look = Literal["image", "video", "audio", "file"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file that a message shares. `mxc`: where it is on Matrix; `url`: where for everybody."""
+
+    look: Look = "file"
+    mxc: str | None = None
+    url: str | None = None
+    name: str | None = None
+    content_type: str | None = None
+    size_bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    caption: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +47,8 @@ class Message:
     """BCP 47, where the author's client said so."""
     stands_for: str | None = None
     """The event type or msgtype that an `unknown` message stands for."""
+    file: File | None = None
+    """What it shares; `text` is what is read where files are not understood."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from bridge.portals.from_chat import FromChat
 from bridge.portals.from_matrix import FromMatrix, OnCommand
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.in_chat import InChat
+from bridge.portals.media import Files
 from bridge.portals.membership import Greet, Membership
 from bridge.portals.moves import Moves
 from bridge.portals.notices import Notices
@@ -79,9 +80,10 @@ def build_portals(
     absent_after_s: float = 300.0,
     unused_after_s: float = 900.0,
     house: House | None = None,
+    files: Files | None = None,
 ) -> Portals:
     """The settings are those of `portals` in the configuration; `random` makes codes that nobody
-    may guess."""
+    may guess. Without `files` none are carried."""
     adapter = addresses.adapter
     house = house or House(own_name=backend.server_name, bot=backend.bot)
     ghosts = Ghosts(database=database, backend=backend, addresses=addresses, clock=clock)
@@ -123,6 +125,7 @@ def build_portals(
         absent_after_s=absent_after_s,
     )
     to_chat = ToChat(
+        files=files,
         database=database,
         backend=backend,
         ghosts=ghosts,
@@ -141,6 +144,7 @@ def build_portals(
         clock=clock,
     )
     from_matrix = FromMatrix(
+        files=files,
         database=database,
         backend=backend,
         directory=directory,
@@ -183,6 +187,7 @@ def build_portals(
     return Portals(
         from_matrix=from_matrix,
         from_chat=FromChat(
+            files=files,
             database=database,
             backend=backend,
             directory=directory,
@@ -192,6 +197,7 @@ def build_portals(
             clock=clock,
             on_command=on_command,
             in_chat=InChat(
+                files=files,
                 database=database,
                 backend=backend,
                 chats=chats,

@@ -30,6 +30,7 @@ from bridge.portals.ephemeral import EphemeralPortal
 from bridge.portals.following import Following, is_follow
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.in_chat import InChat, inbox_transaction, is_of_chat
+from bridge.portals.media import Files, fetched, shown
 from bridge.portals.moves import Moves
 from bridge.portals.notices import Notices
 from bridge.portals.receipts import MAX_REASON, put_failure, put_receipt, put_refusal
@@ -67,6 +68,7 @@ class FromChat:
     def __init__(
         self,
         *,
+        files: Files | None,
         database: Database,
         backend: MatrixBackend,
         directory: Directory,
@@ -85,6 +87,7 @@ class FromChat:
         self._house = house
         self._moves = moves
         self._following = following
+        self._files = files
         self._database = database
         self._backend = backend
         self._directory = directory
@@ -202,7 +205,10 @@ class FromChat:
         await self._moves.check_open(info)
         ghost = await self._ghosts.ensure(message.sender)
         sent: list[EventId] = []
-        parts = split_message(message.message, extensible=info.extensible)
+        readable = await fetched(
+            message.message, self._files, item, ghost, epoch=self._database.epoch
+        )
+        parts = split_message(readable, extensible=info.extensible)
         if not parts:
             raise Refused("there is nothing in this message", rule="empty")
         for number, part in enumerate(parts):
@@ -438,7 +444,9 @@ class FromChat:
         ):
             if event.redacted or event.state_key is not None:
                 continue
-            outcome = from_event(event.type, event.content, extensible=event.extensible)
+            outcome = shown(
+                from_event(event.type, event.content, extensible=event.extensible), self._files
+            )
             if isinstance(outcome, Message):
                 past.append(
                     HistoryMessage(

@@ -21,6 +21,7 @@ from bridge.portals.directory import Directory, direct_lane, room_lane
 from bridge.portals.ephemeral import EphemeralPortal
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.in_chat import find_inbox_part, is_of_chat
+from bridge.portals.media import Files, shown
 from bridge.portals.membership import Membership
 from bridge.portals.moves import TOMBSTONE, Moves
 from bridge.portals.notices import Notices
@@ -74,6 +75,7 @@ class FromMatrix:
     def __init__(
         self,
         *,
+        files: Files | None,
         database: Database,
         backend: MatrixBackend,
         directory: Directory,
@@ -95,6 +97,7 @@ class FromMatrix:
         self._moves = moves
         self._house = house
         self._on_left_behind: OnLeftBehind | None = None
+        self._files = files
         self._database = database
         self._backend = backend
         self._directory = directory
@@ -222,7 +225,9 @@ class FromMatrix:
     def _read(self, event: RoomEvent) -> Outcome:
         if event.redacted:
             return NotRendered(reason="no-content")
-        return from_event(event.type, event.content, extensible=event.extensible)
+        return shown(
+            from_event(event.type, event.content, extensible=event.extensible), self._files
+        )
 
     async def _from_neighbour(self, event: RoomEvent, portal: Portal, outcome: Outcome) -> None:
         """Somebody else of the chat side is in a direct room, too. Their address is not ours to

@@ -16,6 +16,7 @@ from bridge.ids import EventId, RoomId, TraceId
 from bridge.portals.changes import Changes
 from bridge.portals.chats import Chats
 from bridge.portals.directory import chat_lane
+from bridge.portals.media import Files, fetched
 from bridge.portals.moves import Moves
 from bridge.portals.occupants import Occupants
 from bridge.ports.chat import CHAT_CHANGES, ChatChange, ChatMessage
@@ -57,6 +58,7 @@ class InChat:
     def __init__(
         self,
         *,
+        files: Files | None,
         database: Database,
         backend: MatrixBackend,
         chats: Chats,
@@ -67,6 +69,7 @@ class InChat:
         clock: Clock,
     ) -> None:
         self._moves = moves
+        self._files = files
         self._database = database
         self._backend = backend
         self._chats = chats
@@ -202,10 +205,13 @@ class InChat:
     ) -> Sequence[EventId]:
         info = await self._backend.room(room_id)
         await self._moves.check_open(info)
-        parts = split_message(message.message, extensible=info.extensible)
+        ghost = await self._occupants.speaker(portal, room_id, message.sender, message.sender_name)
+        readable = await fetched(
+            message.message, self._files, item, ghost, epoch=self._database.epoch
+        )
+        parts = split_message(readable, extensible=info.extensible)
         if not parts:
             raise Refused("there is nothing in this message", rule="empty")
-        ghost = await self._occupants.speaker(portal, room_id, message.sender, message.sender_name)
         sent: list[EventId] = []
         for number, part in enumerate(parts):
             event_type, content = to_event(part, extensible=info.extensible)

@@ -16,6 +16,7 @@ from bridge.portals.chats import PARTED, Chats, ToChatDelivery
 from bridge.portals.directory import chat_lane
 from bridge.portals.ghosts import Ghosts
 from bridge.portals.in_chat import find_inbox_part
+from bridge.portals.media import Files, shown
 from bridge.portals.notices import Notices
 from bridge.portals.occupants import Occupants
 from bridge.ports.chat import (
@@ -49,6 +50,7 @@ class ToChat:
     def __init__(
         self,
         *,
+        files: Files | None,
         database: Database,
         backend: MatrixBackend,
         ghosts: Ghosts,
@@ -58,6 +60,7 @@ class ToChat:
         adapter: str,
         clock: Clock,
     ) -> None:
+        self._files = files
         self._database = database
         self._backend = backend
         self._ghosts = ghosts
@@ -128,7 +131,9 @@ class ToChat:
         if event.redacted:
             await self._note(event, "no-content")
             return
-        outcome = from_event(event.type, event.content, extensible=event.extensible)
+        outcome = shown(
+            from_event(event.type, event.content, extensible=event.extensible), self._files
+        )
         if isinstance(outcome, Encrypted):
             await self._note(event, "encrypted")
             await self._tell_encrypted(event, portal)

@@ -28,6 +28,7 @@ from bridge.adapters.xmpp.namespaces import (
     MUC_USER,
     OLD_PGP,
     OMEMO,
+    OOB,
     OPENPGP,
     REACTIONS,
     RECEIPTS,
@@ -39,12 +40,13 @@ from bridge.adapters.xmpp.namespaces import (
     XML,
 )
 from bridge.adapters.xmpp.styling import MAX_MARKUP, Markup, from_body
-from bridge.content.model import Message
+from bridge.content.model import File, Message
 from bridge.errors import BadInput
 from bridge.ports.ephemeral import Availability
 
 _CORRECTED = "* "
 _MARKER_CHARACTERS = 1024
+MAX_URL_CHARACTERS = 4_000
 _SHOWS: dict[str, Availability] = {"away": "away", "dnd": "dnd", "xa": "xa"}
 _ENCRYPTED = (
     *(f"{{{omemo}}}encrypted/{{{omemo}}}payload" for omemo in OMEMO),
@@ -104,6 +106,9 @@ def to_message(stanza: Stanza) -> Message | None:
         head = f"Subject: {subject}\n"
         text = head + text
         markup = None if markup is None else [_moved(m, len(head)) for m in markup]
+    url = file_url(stanza)
+    if url is not None:
+        return Message(text=url, file=File(url=url))
     spoiler = stanza.find(SPOILER, "spoiler")
     message = from_body(
         text,
@@ -118,6 +123,15 @@ def to_message(stanza: Stanza) -> Message | None:
     # Until edits are carried a correction is a new message that says what it is.
     html = None if message.html is None else _CORRECTED + message.html
     return replace(message, text=_CORRECTED + message.text, html=html)
+
+
+def file_url(stanza: Stanza) -> str | None:
+    """The file that a message shares: its body is exactly the URL. Spec: XEP-0066, 3."""
+    url = (stanza.xml.findtext(f"{{{OOB}}}x/{{{OOB}}}url") or "").strip()
+    body = _body(stanza)
+    said = "" if body is None else (body.text or "").strip()
+    is_link = url.lower().startswith(("https://", "http://")) and len(url) <= MAX_URL_CHARACTERS
+    return url if is_link and said == url else None
 
 
 def unreadable(stanza: Stanza) -> str | None:

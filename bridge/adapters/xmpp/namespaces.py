@@ -41,6 +41,7 @@ NICK: Final = "http://jabber.org/protocol/nick"
 OCCUPANT_ID: Final = "urn:xmpp:occupant-id:0"
 OLD_PGP: Final = "jabber:x:encrypted"
 OMEMO: Final = ("eu.siacs.conversations.axolotl", "urn:xmpp:omemo:1", "urn:xmpp:omemo:2")
+OOB: Final = "jabber:x:oob"
 OPENPGP: Final = "urn:xmpp:openpgp:0"
 PING: Final = "urn:xmpp:ping"
 REACTIONS: Final = "urn:xmpp:reactions:0"

@@ -28,6 +28,7 @@ from bridge.adapters.xmpp.namespaces import (
     MUC_USER,
     NICK,
     OCCUPANT_ID,
+    OOB,
     RECEIPTS,
     SPOILER,
     STANZA_ERRORS,
@@ -156,12 +157,15 @@ def failure(*, to: Jid, sender: Jid, id: str, condition: str, text: str) -> ET.E
 
 
 def add_body(xml: ET.Element, body: Body) -> None:
-    """Body, and `<unstyled/>` where nothing in it is meant as formatting. Spec: XEP-0393, 6."""
+    """Body, `<unstyled/>` where nothing in it is meant as formatting, and the file that it shares.
+    Spec: XEP-0393, 6; XEP-0066, 3."""
     add(xml, COMPONENT, "body", body.text)
     if body.unstyled:
         add(xml, STYLING, "unstyled")
     if body.spoiler is not None:
         add(xml, SPOILER, "spoiler", body.spoiler or None)
+    if body.url is not None:
+        add(add(xml, OOB, "x"), OOB, "url", body.url)
 
 
 def direct_message(

@@ -72,6 +72,8 @@ class Body:
     text: str
     unstyled: bool
     spoiler: str | None = None
+    url: str | None = None
+    """Of a file that the message shares."""
 
 
 class Markup(NamedTuple):
@@ -102,7 +104,8 @@ def to_body(message: Message) -> Body:
         text = _ME + text
     elif text.startswith(_ME):
         text = _JOINER + text
-    return Body(text=xml_text(text), unstyled=unstyled, spoiler=spoiler)
+    url = None if message.file is None or message.file.url is None else xml_text(message.file.url)
+    return Body(text=xml_text(text), unstyled=unstyled, spoiler=spoiler, url=url)
 
 
 def from_body(

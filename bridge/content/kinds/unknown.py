@@ -1,6 +1,7 @@
 """Whatever we have no form for yet: its own text fallback, else an honest line in its place.
 
-Files of the legacy family read `[image: name] caption`; extensible events bring their `m.text`; a
+Files of the legacy family read `[image: name] caption`, and bring the file along
+(`content.files`); extensible events bring their `m.text`; a
 type without any text is `[unsupported: TYPE]`. Written on, it is an ordinary text.
 Spec: I.1, 3.3; client-server, media captions.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from bridge.content import extensible, legacy
+from bridge.content import extensible, files, legacy
 from bridge.content.kinds.kind import ContentKind
 from bridge.content.model import Content, Message
 
@@ -41,18 +42,20 @@ def _read_legacy(what: str, content: Content) -> Message | None:
         parts.append(body)
     if what == "m.location" and geo and geo not in body:
         parts.append(geo)
-    return Message(kind="unknown", text=" ".join(parts), stands_for=what)
+    file = files.read_legacy(what, content)
+    return Message(kind="unknown", text=" ".join(parts), stands_for=what, file=file)
 
 
 def _read_extensible(what: str, content: Content) -> Message | None:
     message = extensible.read_text(content)
+    shared = files.read_extensible(what, content)
     if message:
-        return replace(message, kind="unknown", stands_for=what)
+        return replace(message, kind="unknown", stands_for=what, file=shared)
     file = content.get("m.file")
     if isinstance(file, dict):
         label, name = _LABELS.get(what, "file"), _string(file.get("name"))
         text = f"[{label}: {name}]" if name else f"[{label}]"
-        return Message(kind="unknown", text=text, stands_for=what)
+        return Message(kind="unknown", text=text, stands_for=what, file=shared)
     return None
 
 

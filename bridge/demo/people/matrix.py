@@ -146,6 +146,11 @@ class MatrixPerson:
         return answer
 
     @property
+    def authorization(self) -> str:
+        """The header for requests that are not JSON."""
+        return f"Bearer {self._token}"
+
+    @property
     def position(self) -> int:
         """For `since`: what comes after now."""
         return self.transcript.position

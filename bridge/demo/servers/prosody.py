@@ -203,7 +203,10 @@ class Prosody(Server):
             f"  muc_room_default_public_jids = {str(self._shows_addresses).lower()}",
         ]
         if self._upload_domain is not None:
-            lines.append(f'Component {_text(self._upload_domain)} "http_file_share"')
+            lines += [
+                f'Component {_text(self._upload_domain)} "http_file_share"',
+                f"  http_host = {_text(self.domain)}",
+            ]
         for domain, secret in self.components.items():
             lines += [f"Component {_text(domain)}", f"  component_secret = {_text(secret)}"]
         return "\n".join(lines) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.adapters.xmpp import inbound
-from bridge.content.model import Message
+from bridge.content.model import File, Message
 from bridge.errors import BadInput
 from tests.support.wire import incoming
 
@@ -162,3 +162,29 @@ def test_an_error_has_a_condition_and_a_text() -> None:
 def test_a_stanza_without_addresses_is_bad_input() -> None:
     with pytest.raises(BadInput):
         incoming("<message to='a@b'/>")
+
+
+def read_shared(body: str, url: str) -> Message | None:
+    oob = f"<x xmlns='jabber:x:oob'><url>{url}</url></x>"
+    return read(f"type='chat'><body>{body}</body>{oob}</message>")
+
+
+def test_a_body_that_is_the_url_of_a_file_shares_it() -> None:
+    url = "https://x.example/a%20b.png"
+    assert read_shared(f" {url}\n", url) == Message(text=url, file=File(url=url))
+
+
+@pytest.mark.parametrize(
+    ("body", "url"),
+    [
+        ("look: https://x.example/a", "https://x.example/a"),
+        ("https://x.example/b", "https://x.example/a"),
+        ("aesgcm://x.example/a#00", "aesgcm://x.example/a#00"),
+        ("file:///etc/passwd", "file:///etc/passwd"),
+        ("https://x.example/" + "a" * 5000, "https://x.example/" + "a" * 5000),
+    ],
+)
+def test_any_other_url_is_text(body: str, url: str) -> None:
+    message = read_shared(body, url)
+    assert message is not None
+    assert (message.text, message.file) == (body, None)

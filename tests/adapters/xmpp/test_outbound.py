@@ -11,7 +11,7 @@ from bridge.adapters.xmpp import outbound
 from bridge.adapters.xmpp.jid import Jid
 from bridge.adapters.xmpp.stream import serialise
 from bridge.adapters.xmpp.styling import Body
-from bridge.content.model import Message
+from bridge.content.model import File, Message
 from bridge.ids import RoomId, UserId
 from tests.support.wire import incoming
 
@@ -101,3 +101,12 @@ def test_an_occupant_id_differs_between_rooms() -> None:
     assert outbound.occupant_id(RoomId("!a:m"), alice) != outbound.occupant_id(
         RoomId("!b:m"), alice
     )
+
+
+def test_a_file_is_its_url_in_the_body_and_beside_it() -> None:
+    url = "https://gw.example/_isthmus/media/t/m.example/abc/a.png"
+    message = Message(text=url, file=File(url=url, mxc="mxc://m.example/abc"))
+    xml = outbound.direct_message(sender=ALICE, to=ROMEO, id="i", message=message)
+    assert xml.findtext("{jabber:component:accept}body") == url
+    assert xml.findtext("{jabber:x:oob}x/{jabber:x:oob}url") == url
+    assert "jabber:x:oob" not in text_of(Message(text=url))
