@@ -5,10 +5,11 @@ Spec: S2S, querying for information; client-server API, room aliases, profiles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from bridge.errors import BadInput, NotFound
-from bridge.ids import RoomAlias, RoomId, ServerName, UserId, server_of
+from bridge.errors import BadInput, NotFound, Refused
+from bridge.ids import RoomAlias, RoomId, ServerName, UserId, parse_room_alias, server_of
 from bridge.rooms.network import Lookups, Peers, UserProfile
 from bridge.storage import aliases, profiles
 from bridge.storage import rooms as room_rows
@@ -16,6 +17,10 @@ from bridge.storage.database import Database
 
 MAX_SERVERS = 20
 """Candidates for a join that one answer names."""
+MAX_ALIASES = 20
+"""Of other servers or ours that one event may name anew."""
+
+Json = Mapping[str, Any]
 
 
 class Directory:
@@ -53,8 +58,40 @@ class Directory:
             raise NotFound(f"{alias} names no room")
         found = room_id
         servers = await self._database.read(lambda tx: room_rows.servers(tx, found))
-        others = sorted(servers - {self._server_name})
-        return found, [self._server_name, *others][:MAX_SERVERS]
+        # We ourselves first, but of a room that we have left only those who are still in it.
+        resident = sorted(servers, key=lambda one: (one != self._server_name, one))[:MAX_SERVERS]
+        if not resident:
+            raise NotFound(f"{alias} names a room that nobody is in")
+        return found, resident
+
+    async def check_names(
+        self, room_id: RoomId, content: Json, before: Json, *, may_name: bool
+    ) -> None:
+        """Whether a canonical alias event names aliases of this room; those that stood in the one
+        before are not looked at again. `may_name`: of aliases of ours that are written down
+        nowhere (names of foreign chats) the sender says where they lead.
+
+        `BadInput` M_INVALID_PARAM for what is no alias, M_BAD_ALIAS for one of another room;
+        `Unavailable`. Spec: client-server API, PUT /rooms/{roomId}/state/{eventType}/{stateKey}.
+        """
+        known = set(_aliases_of(before, strict=False))
+        for alias in _aliases_of(content, strict=True):
+            if alias in known or await self._leads_to(alias, may_name=may_name) in (None, room_id):
+                continue
+            raise BadInput(f"{alias} does not lead to this room", errcode="M_BAD_ALIAS")
+
+    async def _leads_to(self, alias: RoomAlias, *, may_name: bool) -> RoomId | None:
+        """None: the sender may say."""
+        server = server_of(alias)
+        try:
+            if server != self._server_name:
+                return (await self._peers.query_directory(server, alias))[0]
+            found = await self._database.read(lambda tx: aliases.find(tx, alias))
+        except (NotFound, Refused) as exc:
+            raise BadInput(f"{alias} leads nowhere", errcode="M_BAD_ALIAS") from exc
+        if found is None and not may_name:
+            raise BadInput(f"{alias} leads nowhere", errcode="M_BAD_ALIAS")
+        return found
 
     async def profile(self, user_id: UserId) -> UserProfile:
         """Ours or another server's. `NotFound`, `Unavailable`."""
@@ -95,6 +132,24 @@ class Directory:
                 tx, user_id, displayname=profile.displayname, avatar_url=profile.avatar_url
             )
         )
+
+
+def _aliases_of(content: Json, *, strict: bool) -> list[RoomAlias]:
+    """`alias` (no text or an empty one is none) and `alt_aliases`. `strict`: raise `BadInput`."""
+    others = content.get("alt_aliases")
+    said = [content["alias"]] if content.get("alias") not in (None, "") else []
+    if isinstance(others, list):
+        said += others[:MAX_ALIASES]
+    found: list[RoomAlias] = []
+    for text in said:
+        try:
+            found.append(parse_room_alias(text))
+        except BadInput:
+            if strict:
+                raise
+    if strict and (not isinstance(others, list | None) or len(said) > MAX_ALIASES):
+        raise BadInput("alt_aliases is no list of them", errcode="M_INVALID_PARAM")
+    return found
 
 
 def _text(value: object) -> str | None:

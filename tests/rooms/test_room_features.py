@@ -123,11 +123,13 @@ async def test_a_room_is_known_by_its_canonical_alias_and_found_by_all_of_its_ow
     await network.deliver()
     assert (await there.backend.room(room_id)).canonical_alias == alias
     # The event is a claim; the directory alone leads into the room.
-    await set_state(
-        here,
-        room_id,
-        "m.room.canonical_alias",
-        {"alias": "#other:here.example", "alt_aliases": [alias]},
+    await here.rooms.sender.send(
+        room_id=room_id,
+        sender=here.user("maker"),
+        type="m.room.canonical_alias",
+        state_key="",
+        content={"alias": "#other:here.example", "alt_aliases": [alias]},
+        trace_id=trace(),
     )
     await network.deliver()
     assert (await there.backend.room(room_id)).canonical_alias == "#other:here.example"

@@ -45,6 +45,7 @@ from bridge.ports.matrix import (
 )
 from bridge.rooms.assembly import Rooms, new_trace
 from bridge.rooms.create import member_content
+from bridge.rooms.listing import ALIAS
 from bridge.rooms.network import Peers, UserProfile
 from bridge.rooms.public_rooms import ListQuery
 from bridge.storage.database import Database
@@ -185,6 +186,12 @@ class NativeBackend:
         state_key: str | None = None,
         at_ms: int | None = None,
     ) -> EventId:
+        if (type, state_key) == ALIAS:
+            said = await self._rooms.queries.state(room_id, type)
+            before = next((one.content for one in said if one.state_key == ""), {})
+            await self._rooms.directory.check_names(
+                room_id, content, before, may_name=sender == self._bot
+            )
         return await self._rooms.sender.send(
             room_id=room_id,
             sender=sender,
