@@ -139,6 +139,8 @@ class LoopbackAdapter:
         self._failures: deque[IsthmusError] = deque()
         self.delivered: list[Delivered] = []
         self.shown: list[Passing] = []
+        self.is_watching = True
+        """Whether rooms and chats are shown who types and who has read."""
         self.attempts = 0
         self.chats: dict[str, LoopbackChat] = {}
         self.described = 0
@@ -241,6 +243,9 @@ class LoopbackAdapter:
         )
         if is_first:
             await self.call_roll(chat.address)
+
+    def has_audience(self, *, room_id: RoomId | None = None, chat: str | None = None) -> bool:
+        return self.is_watching
 
     async def show(self, passing: Passing) -> None:
         self.shown.append(passing)

@@ -5,10 +5,11 @@ Everything waits in memory, the newest of a kind for each person and place, in t
 replays nothing; what cannot be placed or told now is dropped.
 
 From Matrix: only people of other servers are shown, so that what came from here does not come back.
-In a room with an audience each person is shown typing at most every 5 seconds, and so reading. A
-pause is shown a moment late, because mostly a message follows, which says it better. A receipt is
-shown as the newest message at or before its event that the chat side knows: in a direct chat to its
-author, who has asked for it, and to everybody in a room; never the same twice, never an older one.
+In a room with an audience each person is shown typing at most every 5 seconds, and so reading;
+presence changes no more often. A pause is shown a moment late, because mostly a message follows,
+which says it better. A receipt is shown as the newest message at or before its event that the chat
+side knows: in a direct chat to its author, who has asked for it, and to everybody in a room; never
+the same twice, never an older one.
 
 From the chat side: clients say once that somebody types, so it is told for two minutes; who says
 nothing more until then, or goes away, has stopped. A read message is found by the delivery that
@@ -87,6 +88,8 @@ Place = tuple[RoomId, UserId]
 class Screen(Protocol):
     """The part of `ports.chat.ChatAdapter` that shows what passes."""
 
+    def has_audience(self, *, room_id: RoomId | None = None, chat: str | None = None) -> bool: ...
+
     async def show(self, passing: Passing) -> None: ...
 
 
@@ -134,8 +137,8 @@ class EphemeralPortal:
         self._news = asyncio.Event()
         self._typing: OrderedDict[Place, int] = OrderedDict()
         """Matrix people who are shown typing, and until when if they say no more."""
-        self._spoken_ms: OrderedDict[tuple[type, Place], int] = OrderedDict()
-        """When somebody was shown in a room with an audience last."""
+        self._spoken_ms: OrderedDict[tuple[type, Hashable], int] = OrderedDict()
+        """When somebody was shown last: in a room with an audience, or by their presence."""
         self._read: OrderedDict[tuple[Place, str], int] = OrderedDict()
         """Position of the message that somebody was shown to have read last."""
         self._typists: OrderedDict[Hashable, _Typist] = OrderedDict()
@@ -164,6 +167,8 @@ class EphemeralPortal:
                     return
                 at_ms = now_ms if change.typing else now_ms + PAUSE_MS
             case ReadUpTo():
+                if change.thread_id not in (None, "main"):
+                    return  # the chat side has no threads: the rest may be unread
                 key = (ReadUpTo, change.room_id, change.user_id)
             case PresenceChange():
                 key = (PresenceChange, change.user_id)
@@ -256,6 +261,8 @@ class EphemeralPortal:
         change = due.change
         self._house.check_user(change.user_id, Scope.EDUS, door="from matrix")
         if isinstance(change, PresenceChange):
+            if self._is_early(key, due, change.user_id):
+                return
             await self._put(_to_presence(change, self._clock.now_ms()))
             return
         room_id = change.room_id
@@ -264,25 +271,37 @@ class EphemeralPortal:
         standing = [
             portal
             for portal in bound[room_id]
-            if portal.kind in _AUDIENCES
+            if self._has_audience(portal)
             or (portal.kind in (DIRECT, FORMER) and portal.user_id == change.user_id)
         ]
         if not standing:
             return
         self._house.check_room(room_id, Scope.EDUS, door="from matrix")
-        place, now_ms = (room_id, change.user_id), self._clock.now_ms()
-        if any(portal.kind in _AUDIENCES for portal in standing):
-            last = (type(change), place)
-            next_ms = self._spoken_ms.get(last, 0) + AUDIENCE_INTERVAL_MS
-            if next_ms > now_ms:
-                if key not in self._waiting:
-                    self._wait(key, _Due(change=change, at_ms=next_ms, tries=due.tries))
-                return
-            _keep(self._spoken_ms, last, now_ms, REMEMBERED)
+        is_public = any(portal.kind in _AUDIENCES for portal in standing)
+        if is_public and self._is_early(key, due, (room_id, change.user_id)):
+            return
         if isinstance(change, Typing):
             await self._show_typing(change, standing)
         else:
             await self._show_read(key, due, change, standing)
+
+    def _has_audience(self, portal: Portal) -> bool:
+        if self._screen is None:
+            return False
+        if portal.kind == SERVED:
+            return self._screen.has_audience(room_id=portal.room_id)
+        return portal.kind in OF_CHAT and self._screen.has_audience(chat=portal.chat)
+
+    def _is_early(self, key: Hashable, due: _Due, place: Hashable) -> bool:
+        """It was shown just now: this waits for its turn."""
+        last, now_ms = (type(due.change), place), self._clock.now_ms()
+        next_ms = self._spoken_ms.get(last, 0) + AUDIENCE_INTERVAL_MS
+        if next_ms <= now_ms:
+            _keep(self._spoken_ms, last, now_ms, REMEMBERED)
+            return False
+        if key not in self._waiting:
+            self._wait(key, _Due(change=due.change, at_ms=next_ms, tries=due.tries))
+        return True
 
     async def _show_typing(self, change: Typing, standing: Sequence[Portal]) -> None:
         place = (change.room_id, change.user_id)

@@ -598,6 +598,11 @@ class ChatAdapter(Protocol):
         nickname. None: nobody did in time."""
         ...
 
+    def has_audience(self, *, room_id: RoomId | None = None, chat: str | None = None) -> bool:
+        """Whether people of a room that we serve, or of a foreign chat, are shown who types and who
+        has read: there are some, and not too many."""
+        ...
+
     async def show(self, passing: Passing) -> None:
         """Shows it to whoever may see it and is there now. Never raises for what cannot be shown;
         nothing is tried again."""

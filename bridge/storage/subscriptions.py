@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
 from bridge.ids import UserId
 from bridge.storage.database import Transaction
@@ -48,6 +48,18 @@ def meet(tx: Transaction, address: str, user_id: UserId) -> bool:
         .returning(subscriptions.c.address)
     ).scalar()
     return found is not None
+
+
+def seen_by_us(tx: Transaction, *, after: str, limit: int) -> Sequence[tuple[str, UserId]]:
+    """Persons who let one of ours see their presence, and one of those, by address."""
+    rows = tx.execute(
+        select(subscriptions.c.address, func.min(subscriptions.c.user_id).label("user_id"))
+        .where(subscriptions.c.address > after, subscriptions.c.state.in_(("from", "both")))
+        .group_by(subscriptions.c.address)
+        .order_by(subscriptions.c.address)
+        .limit(limit)
+    )
+    return [(str(row.address), UserId(row.user_id)) for row in rows]
 
 
 def who_see(tx: Transaction, user_id: UserId) -> Sequence[str]:

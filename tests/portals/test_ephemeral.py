@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest_asyncio
@@ -10,6 +11,7 @@ import pytest_asyncio
 from bridge.adapters.loopback import LoopbackChat
 from bridge.errors import Unavailable
 from bridge.ids import EventId, RoomAlias, RoomId, UserId
+from bridge.policy.rules import Action, RuleTable, read_rule
 from bridge.portals.ephemeral import WAITING
 from bridge.ports.chat import ChatPost, DirectMessage, RoomMessage
 from bridge.ports.ephemeral import (
@@ -279,7 +281,7 @@ async def test_presence_is_shown_by_how_long_somebody_was_idle(stage: Stage) -> 
         (presence("offline", ago_s=7200, now_ms=now_ms), "unavailable"),
     ]
     for change, availability in cases:
-        (shown,) = await stage.on(change)
+        (shown,) = await stage.on(change, after_s=5)
         assert isinstance(shown, ShowPresence)
         assert shown.availability == availability
         is_idle = availability in ("away", "xa")
@@ -291,6 +293,40 @@ async def test_of_many_changes_the_newest_is_shown(stage: Stage) -> None:
         presence("online", active=True), presence("offline"), presence("unavailable", status="tea")
     )
     assert shown == ShowPresence(sender=ALICE, availability="away", status_text="tea")
+
+
+async def test_presence_changes_at_most_every_five_seconds(stage: Stage) -> None:
+    assert len(await stage.on(presence("online", active=True))) == 1
+    assert await stage.on(presence("offline"), after_s=1) == []
+    (shown,) = await stage.shown(4)
+    assert isinstance(shown, ShowPresence)
+    assert shown.availability == "unavailable"
+
+
+async def test_where_too_many_look_nothing_is_shown(stage: Stage) -> None:
+    room_id = await stage.garden(JULIET)
+    await stage.world.chat.say(JULIET, "hello", to=room_id)
+    await stage.world.settle()
+    (message,) = stage.world.delivered(RoomMessage)
+    stage.world.chat.is_watching = False
+    assert await stage.on(typing(room_id), read(room_id, message.event_id)) == []
+
+
+async def test_what_was_read_in_a_thread_says_nothing_of_the_rest(stage: Stage) -> None:
+    room_id = await stage.direct()
+    event_id = await said_by_juliet(stage, "one", "s1", wants_marker=True)
+    for thread_id, count in (("$thread", 0), ("main", 1)):
+        change = replace(read(room_id, event_id), thread_id=thread_id)
+        assert len(await stage.on(change)) == count
+
+
+async def test_who_is_denied_here_is_neither_shown_nor_told_of(stage: Stage) -> None:
+    room_id = await stage.direct()
+    words = ["user", ALICE, "edus"]
+    rule = read_rule(words, action=Action.DENY, rule_id=1)
+    stage.world.gateway.house.replace(RuleTable.of([rule]))
+    assert await stage.on(typing(room_id), presence("online")) == []
+    assert await stage.tell(ChatTyping(sender=JULIET, typing=True, to_user=ALICE)) == []
 
 
 async def test_more_than_can_wait_makes_the_oldest_give_way(stage: Stage) -> None:

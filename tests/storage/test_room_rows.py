@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bridge.ids import RoomId, UserId
 from bridge.storage import nicknames, sessions, subscriptions
-from bridge.storage.database import Database
+from bridge.storage.database import Database, Transaction
 from bridge.storage.sessions import StoredSession
 
 ROOM = RoomId("!r:m")
@@ -74,3 +74,24 @@ async def test_a_subscription_changes_and_ends(database: Database) -> None:
     assert await database.read(lambda tx: subscriptions.who_see(tx, ALICE)) == ["romeo@a"]
     await database.write(lambda tx: subscriptions.put(tx, "romeo@a", ALICE, "none"))
     assert await state() == "none"
+
+
+async def test_whoever_lets_any_of_ours_see_them_is_listed_once_page_by_page(
+    database: Database,
+) -> None:
+    def unit(tx: Transaction) -> None:
+        subscriptions.put(tx, "romeo@a", BOB, "both")
+        subscriptions.put(tx, "romeo@a", ALICE, "from")
+        subscriptions.put(tx, "juliet@a", BOB, "from")
+        subscriptions.put(tx, "nurse@a", ALICE, "to")
+
+    await database.write(unit)
+
+    async def page(after: str) -> list[tuple[str, UserId]]:
+        return list(
+            await database.read(lambda tx: subscriptions.seen_by_us(tx, after=after, limit=1))
+        )
+
+    assert await page("") == [("juliet@a", BOB)]
+    assert await page("juliet@a") == [("romeo@a", ALICE)]
+    assert await page("romeo@a") == []

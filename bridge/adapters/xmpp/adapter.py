@@ -192,6 +192,8 @@ class XmppAdapter:
             database=database,
             listener=listener,
             jid_of=self._book.jid_of,
+            clock=clock,
+            probes_per_s=settings.limits.session_pings_per_s,
         )
         self._rooms = RoomService(
             wire=self._connection,
@@ -265,10 +267,12 @@ class XmppAdapter:
             group.create_task(self._sort())
             group.create_task(self._rooms.checking.run())
             group.create_task(self._occupants.run())
+            group.create_task(self._states.run())
 
     def _on_connected(self) -> None:
         self._rooms.checking.on_connected()
         self._occupants.on_connected()
+        self._states.on_connected()
 
     async def stop(self) -> None:
         """Accepts nothing more; returns when what was accepted is stored. `run` goes on.
@@ -313,6 +317,11 @@ class XmppAdapter:
         except BadInput as exc:
             raise Refused(exc.reason, rule="address") from exc
         return None
+
+    def has_audience(self, *, room_id: RoomId | None = None, chat: str | None = None) -> bool:
+        if room_id is not None:
+            return self._rooms.has_audience(room_id)
+        return chat is not None and self._occupants.has_audience(chat)
 
     async def show(self, passing: Passing) -> None:
         if not self._is_loaded:

@@ -9,9 +9,11 @@ Spec: RFC 6121, 4; XEP-0085, 5.1; XEP-0319; XEP-0333.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 from xml.etree import ElementTree as ET
 
@@ -19,6 +21,8 @@ from bridge.adapters.xmpp import inbound, outbound
 from bridge.adapters.xmpp.connection import Wire
 from bridge.adapters.xmpp.inbound import Stanza
 from bridge.adapters.xmpp.jid import Jid
+from bridge.clock import Clock
+from bridge.errors import Refused, Unavailable
 from bridge.ids import RoomId, UserId
 from bridge.ports.chat import ChatListener
 from bridge.ports.ephemeral import (
@@ -32,12 +36,16 @@ from bridge.ports.ephemeral import (
 )
 from bridge.storage import subscriptions
 from bridge.storage.database import Database
+from bridge.telemetry.log import get_logger
+
+log = get_logger("xmpp.states")
 
 K = TypeVar("K")
 V = TypeVar("V")
 _PEOPLE: Final = 20_000
 _CLIENTS: Final = 50
 """Presences of one person that are kept: one for each client and each of ours who gets it."""
+_PAGE: Final = 100
 _STATUS_CHARACTERS: Final = 1024
 _RANKS: Final[dict[Availability, int]] = {
     "available": 4, "dnd": 3, "away": 2, "xa": 1, "unavailable": 0
@@ -69,7 +77,12 @@ class States:
         database: Database,
         listener: ChatListener,
         jid_of: Callable[[UserId], Jid],
+        clock: Clock,
+        probes_per_s: float,
     ) -> None:
+        self._clock = clock
+        self._pause_s = 1 / probes_per_s
+        self._connected = asyncio.Event()
         self._wire = wire
         self._database = database
         self._listener = listener
@@ -79,6 +92,41 @@ class States:
         self._people: OrderedDict[Jid, _Person] = OrderedDict()
         self._shown: OrderedDict[UserId, ShowPresence] = OrderedDict()
         """How Matrix people are there. Many servers do not say: then they are available."""
+
+    # --- after a connection -----------------------------------------------------------------------
+
+    def on_connected(self) -> None:
+        self._connected.set()
+
+    async def run(self) -> None:
+        """What changed while nobody could tell us is asked for: of each person once, slowly."""
+        while True:
+            await self._connected.wait()
+            self._connected.clear()
+            try:
+                await self.ask()
+            except Unavailable as exc:
+                log.info("presence is not asked for", reason=exc.reason)
+
+    async def ask(self) -> None:
+        """Spec: RFC 6121, 4.3."""
+        after = ""
+        while not self._connected.is_set():
+            some = await self._database.read(
+                partial(subscriptions.seen_by_us, after=after, limit=_PAGE)
+            )
+            for address, user_id in some:
+                await self._clock.sleep(self._pause_s)
+                after = address
+                probe = outbound.stanza(
+                    "presence", sender=self._jid_of(user_id), to=Jid.parse(address), type="probe"
+                )
+                try:
+                    await self._wire.send([probe])
+                except Refused as exc:
+                    log.info("presence is not asked for", address=address, reason=exc.reason)
+            if not some:
+                return
 
     # --- from people ----------------------------------------------------------------------------
 
@@ -171,8 +219,9 @@ class States:
         if before is not None and _face(before) == _face(shown):
             return
         people = await self._database.read(lambda tx: subscriptions.who_see(tx, shown.sender))
-        if people:
-            await self._wire.send([self.presence(shown.sender, Jid.parse(one)) for one in people])
+        for start in range(0, len(people), _PAGE):
+            some = people[start : start + _PAGE]
+            await self._wire.send([self.presence(shown.sender, Jid.parse(one)) for one in some])
 
     def presence(self, user_id: UserId, to: Jid, *, sender: Jid | None = None) -> ET.Element:
         """The Matrix user's presence as far as it is known."""

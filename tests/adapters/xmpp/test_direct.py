@@ -28,7 +28,12 @@ class World:
         self.wire = RecordingWire()
         self.listener = ScriptedListener()
         self.states = States(
-            wire=self.wire, database=database, listener=self.listener, jid_of=book.jid_of
+            wire=self.wire,
+            database=database,
+            listener=self.listener,
+            jid_of=book.jid_of,
+            clock=clock,
+            probes_per_s=20,
         )
         self.direct = Direct(
             adapter="xmpp",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -41,7 +42,12 @@ class World:
         self.wire = RecordingWire()
         self.listener = ScriptedListener()
         self.states = States(
-            wire=self.wire, database=database, listener=self.listener, jid_of=book.jid_of
+            wire=self.wire,
+            database=database,
+            listener=self.listener,
+            jid_of=book.jid_of,
+            clock=clock,
+            probes_per_s=20,
         )
         self.direct = Direct(
             adapter="xmpp",
@@ -237,6 +243,25 @@ async def test_presence_goes_to_subscribers_once_and_answers_their_probes(world:
     assert world.sent() == [f"unavailable {GHOST} > {ROMEO}: "]
     await world.presence("x", type="probe")
     assert world.sent() == [f"unavailable {GHOST} > {ROMEO}/x: "]
+
+
+async def test_after_a_connection_each_who_lets_us_see_them_is_asked_once(
+    world: World, clock: FakeClock
+) -> None:
+    await world.presence("", type="subscribe")
+    await world.presence("", type="subscribed")
+    await world.presence("", type="subscribed", to=BOB_GHOST)
+    world.sent()
+    task = asyncio.get_running_loop().create_task(world.states.run())
+    world.states.on_connected()
+    for _ in range(100):
+        await clock.advance(0.05)
+        await asyncio.sleep(0.002)
+        if world.wire.sent:
+            break
+    await clock.advance(1)
+    task.cancel()
+    assert world.sent() == [f"probe {GHOST} > {ROMEO}: "]
 
 
 async def test_a_stranger_sees_no_presence(world: World) -> None:

@@ -241,6 +241,10 @@ class Occupants:
             return
         await self._wire.send([outbound.state(passing, guest.jid, chat.jid, type="groupchat")])
 
+    def has_audience(self, name: str) -> bool:
+        chat = self._visits.find(name)
+        return chat is not None and bool(chat.table) and self.is_small(chat)
+
     def is_small(self, chat: VisitedChat) -> bool:
         return len(chat.table) + len(chat.guests) <= self._limits.states_sessions
 

@@ -278,12 +278,16 @@ class RoomService:
 
     # --- what passes ----------------------------------------------------------------------------
 
+    def has_audience(self, room_id: RoomId) -> bool:
+        room = self._places.find_room(room_id)
+        return room is not None and 0 < len(room.sessions) <= self._limits.states_sessions
+
     async def show(self, passing: ShowTyping | ShowRead) -> None:
         """To all but their own clients, in rooms that are small enough, from the occupant whom it
         is about. Deviates: XEP-0085, 5.6 keeps a service from making up states; these are theirs.
         """
         room = None if passing.room_id is None else self._places.find_room(passing.room_id)
-        if room is None or not 0 < len(room.sessions) <= self._limits.states_sessions:
+        if room is None or not self.has_audience(room.room_id):
             return
         async with room.lock:
             await self._names.load(room)
