@@ -1,8 +1,8 @@
 """Gateways among themselves, in rooms of version I.1: the stories that two Synapses live through.
 
-Three gateways, each with a Prosody that knows no other: everybody is on XMPP, everything between
-them is Matrix. That two of them choose this version for a direct chat by themselves is
-`test_two_gateways`.
+Three gateways, the third on PostgreSQL, each with a Prosody that knows no other: everybody is on
+XMPP, everything between them is Matrix. That a direct chat is a room of this version by itself is
+in `test_two_gateways`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from bridge.demo.servers import CertificateAuthority, Prosody
+from bridge.demo.servers import CertificateAuthority, PostgreSQL, Prosody, free_port
 from tests.support import three as stories
 from tests.support.port import DrivenGateway
 from tests.support.servers import MakeXmppPerson, make_prosody
@@ -24,7 +25,7 @@ from tests.support.three import Three
 
 VERSION = "I.1"
 PEOPLE = ("juliet", "romeo", "nurse")
-OWNERS = ("juliet", "romeo")
+OWNERS = ("juliet", "nurse")
 _labels: Iterator[int] = itertools.count(1)
 
 
@@ -35,15 +36,21 @@ class House:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def houses(certificates: CertificateAuthority) -> AsyncIterator[list[House]]:
+async def houses(
+    certificates: CertificateAuthority, postgresql: PostgreSQL
+) -> AsyncIterator[list[House]]:
+    database = await postgresql.create_database(f"gateway_{free_port()}")
     async with AsyncExitStack() as stack:
         found = []
         for domain in ("a.test", "b.test", "c.test"):
             prosody = await stack.enter_async_context(make_prosody(domain))
-            settings = {"federation": {"retry_max_s": 1}}
+            settings: dict[str, Any] = {"federation": {"retry_max_s": 1}}
+            if domain == "c.test":
+                settings["database"] = {"url": postgresql.url(database)}
             gateway = DrivenGateway(prosody, certificates, settings=settings)
             found.append(House(prosody=prosody, gateway=await stack.enter_async_context(gateway)))
         yield found
+    await postgresql.drop_database(database)
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ async def test_whoever_comes_later_reads_what_was_said_before(owner: str, three:
 
 
 async def test_what_passes_and_what_is_listed_and_stored_is_shown_to_all(three: Three) -> None:
-    await stories.pass_by(three, "romeo", VERSION)
+    await stories.pass_by(three, "nurse", VERSION)
 
 
 @pytest.mark.timeout(300)

@@ -162,6 +162,42 @@ async def test_both_write_first_at_the_same_time_and_everything_arrives(
     await pair.juliet.hear("well, well")
 
 
+@pytest.mark.parametrize("out", ["frozen", "killed"])
+@pytest.mark.parametrize("away", [0, 1])
+async def test_a_chat_goes_on_while_one_gateway_is_out_and_all_arrives_once_and_in_order(
+    away: int, out: str, sides: Sides, xmpp_person: MakeXmppPerson
+) -> None:
+    pair = await couple(sides, xmpp_person, f"waits{away}{out}")
+    people = ((pair.romeo, pair.to_juliet), (pair.juliet, pair.to_romeo))
+    (speaker, to), (listener, back) = people if away == 0 else reversed(people)
+    await listener.receipt(listener.say(back, "are you there?"), timeout_s=20)
+    await speaker.hear("are you there?")
+    gone = sides[away].gateway
+    if out == "frozen":
+        gone.freeze()
+    else:
+        await gone.kill()
+    said = [f"{out} {number}" for number in range(8)]
+    sent = [speaker.say(to, text) for text in said]
+    if out == "frozen":
+        gone.thaw()
+    else:
+        await gone.start()
+    for text in said:
+        await listener.hear(text, sender=back, timeout_s=30)
+    for one in sent:
+        await speaker.receipt(one, timeout_s=30)
+    answered = listener.say(back, "all of it")
+    await speaker.hear("all of it", sender=to)
+    await listener.receipt(answered)
+    heard = [
+        stanza.body
+        for stanza in listener.transcript
+        if stanza.kind == "message" and stanza.bare_sender == back and stanza.body in said
+    ]
+    assert heard == said
+
+
 async def test_the_ghost_of_an_address_of_the_other_gateway_is_never_wrapped_twice(
     sides: Sides, xmpp_person: MakeXmppPerson
 ) -> None:
