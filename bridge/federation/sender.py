@@ -36,7 +36,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from typing import Protocol
@@ -61,6 +61,8 @@ CURSOR = "federation"
 MARK_BATCH = 200
 MAX_PDUS = 50
 MAX_EDUS = 100
+MAX_PASSING_MS = 60_000
+"""What passes is repeated for so long, with the events that it rode along with."""
 MAX_ROOMS_PER_TRANSACTION = 20
 MAX_UNDIGESTED = 40
 """Well under the 100 at which an established server drops what it has staged of a room."""
@@ -111,8 +113,19 @@ class Destinations(Protocol):
 class _Edus:
     """What the sources have for a peer now, and what each of them calls its own."""
 
-    edus: Sequence[JsonObject]
-    tokens: Sequence[tuple[EduSource, object]]
+    parts: Sequence[tuple[EduSource, Sequence[JsonObject], object]]
+
+    @property
+    def edus(self) -> list[JsonObject]:
+        return [edu for _, some, _ in self.parts for edu in some]
+
+    @property
+    def has_passing(self) -> bool:
+        return any(source.is_passing for source, _, _ in self.parts)
+
+    def kept(self) -> _Edus:
+        """Without what passes."""
+        return _Edus(parts=[part for part in self.parts if not part[0].is_passing])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +146,7 @@ class _Batch:
     @property
     def is_passing(self) -> bool:
         """Nothing would be missed if it never arrived."""
-        return not self.event_ids and all(source.is_passing for source, _ in self.edus.tokens)
+        return not self.event_ids and not self.edus.kept().parts
 
 
 @dataclass(slots=True)
@@ -390,18 +403,18 @@ class Sender:
         unanswered = self._unanswered.get(server)
         if unanswered is not None:
             return unanswered.edus
-        found: list[JsonObject] = []
-        tokens: list[tuple[EduSource, object]] = []
+        parts: list[tuple[EduSource, Sequence[JsonObject], object]] = []
+        left = MAX_EDUS
         for source in self._sources:
-            if len(found) == MAX_EDUS:
+            if left == 0:
                 break
             if not has_kept and not source.is_passing:
                 continue
-            some, token = await source.pending(server, MAX_EDUS - len(found))
+            some, token = await source.pending(server, left)
             if some:
-                found.extend(some)
-                tokens.append((source, token))
-        return _Edus(edus=found, tokens=tokens)
+                left -= len(some)
+                parts.append((source, some, token))
+        return _Edus(parts=parts)
 
     def _drop_passing(self, server: ServerName) -> None:
         for source in self._sources:
@@ -412,7 +425,9 @@ class Sender:
     ) -> None:
         """One transaction; or a pause, where the peer has enough to work off."""
         batch = self._unanswered.get(server)
-        if batch is None:
+        if batch is not None:
+            batch = self._without_old(batch)
+        else:
             batch = await self._batch(server, backlogs, some)
         if batch is None:
             await self._clock.sleep(DIGEST_PAUSE_S)
@@ -429,7 +444,7 @@ class Sender:
                 origin_server_ts=batch.origin_server_ts,
             )
             self._unanswered.pop(server, None)
-        for source, token in batch.edus.tokens:
+        for source, _, token in batch.edus.parts:
             await source.sent(server, token)
         for edu in batch.edus.edus:
             metrics.EDUS_SENT.labels(edu["edu_type"]).inc()
@@ -482,23 +497,42 @@ class Sender:
             return None
         entries.sort()
         now_ms = self._clock.now_ms()
-        # The same contents have the same ID: a repetition is recognised by the peer, also after a
-        # restart of ours.
-        text = "".join(event_id for _, event_id, _ in entries)
-        text += "".join(encode_canonical(edu).decode() for edu in some.edus)
-        # What is told again later (a key that comes back) is no repetition either: other rows.
-        text += "".join(f" {token}" for source, token in some.tokens if not source.is_passing)
-        if not text or any(source.is_passing for source, _ in some.tokens):
-            # What passes is the same again and again (somebody types), and is no repetition.
-            text += f" at {now_ms}"
-        digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+        event_ids = [(event_id, room_id) for _, event_id, room_id in entries]
         return _Batch(
-            transaction_id=f"{self._database.epoch}.{digest}",
+            transaction_id=self._transaction_id(event_ids, some, now_ms),
             origin_server_ts=now_ms,
-            event_ids=[(event_id, room_id) for _, event_id, room_id in entries],
+            event_ids=event_ids,
             reached=reached,
             edus=some,
             greeting=not backlogs and not some.edus,
+        )
+
+    def _transaction_id(
+        self, event_ids: Sequence[tuple[EventId, RoomId]], some: _Edus, now_ms: int
+    ) -> str:
+        """The same contents have the same ID: a repetition is recognised by the peer, also after a
+        restart of ours."""
+        text = "".join(event_id for event_id, _ in event_ids)
+        text += "".join(encode_canonical(edu).decode() for edu in some.edus)
+        # What is told again later (a key that comes back) is no repetition either: other rows.
+        text += "".join(f" {token}" for source, _, token in some.parts if not source.is_passing)
+        if not text or some.has_passing:
+            # What passes is the same again and again (somebody types), and is no repetition.
+            text += f" at {now_ms}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return f"{self._database.epoch}.{digest}"
+
+    def _without_old(self, batch: _Batch) -> _Batch:
+        """After an outage nobody is told that somebody typed before it. If the peer has had the
+        first transaction after all, it knows the rest of the second one as well."""
+        age_ms = self._clock.now_ms() - batch.origin_server_ts
+        if not batch.edus.has_passing or age_ms < MAX_PASSING_MS:
+            return batch
+        kept = batch.edus.kept()
+        return replace(
+            batch,
+            edus=kept,
+            transaction_id=self._transaction_id(batch.event_ids, kept, batch.origin_server_ts),
         )
 
     async def _take(

@@ -817,3 +817,33 @@ async def test_edus_do_not_wait_for_events_that_wait(world: World) -> None:
 
 async def _nothing_waits(world: World) -> bool:
     return not await world.database.read(edus.servers_with_edus)
+
+
+async def test_an_unanswered_transaction_goes_on_without_what_has_passed(
+    world: World, clock: FakeClock
+) -> None:
+    world.members[ROOM] = {A}
+    world.fault = lambda _: Unavailable("down")
+    async with world.sending():
+        made = await world.append(1)
+        await world.wait_for_failures(A, 1)
+    world.fault = lambda _: None
+    world.lost_answer = lambda _: True
+    clock.shift(100.0)
+    async with world.sending():
+        world.passing.held[A] = "typing"
+        await world.wait_until_received(A, made)
+        await world.wait_for_failures(A, 2)
+        (first,) = world.sent
+        assert len(first.edus) == 1
+        clock.shift(30.0)  # soon after, it is a repetition
+        await waiting_clock(clock, 1.0, lambda: _true(len(world.sent) == 2))
+        await world.wait_for_failures(A, 3)
+        clock.shift(100.0)
+        world.lost_answer = lambda _: False
+        await waiting_clock(clock, 1.0, lambda: _true(len(world.sent) == 3))
+        await world.wait_until_idle()
+    again, last = world.sent[1:]
+    assert (again.txn_id, again.edus, again.event_ids) == (first.txn_id, first.edus, made)
+    assert (last.edus, last.event_ids) == ([], made)
+    assert last.txn_id != first.txn_id
