@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from bridge.errors import Refused
-from bridge.ids import RoomId, ServerName, UserId, server_of
+from bridge.ids import RoomAlias, RoomId, ServerName, UserId, server_of
 from bridge.policy.rules import ALLOWED, Decision, Rule, RuleTable, Scope, Subject
 
 
@@ -109,6 +109,10 @@ class House:
     def check_room(self, room_id: RoomId, scope: Scope, *, door: str) -> None:
         """Raises Refused."""
         self._check_room(room_id, scope, door, is_admin=False)
+
+    def check_alias(self, alias: RoomAlias, scope: Scope, *, door: str) -> None:
+        """The name by which somebody looks for a room. Raises Refused."""
+        self._check_room(RoomId(alias), scope, door, is_admin=False)
 
     def check_member(self, user_id: UserId, room_id: RoomId, scope: Scope, *, door: str) -> None:
         """Somebody and the room that they come into, or write in. Raises Refused."""

@@ -217,7 +217,7 @@ def build_rooms(
         ),
         queries=queries,
         directory=Directory(
-            server_name=server_name, database=database, lookups=lookups, peers=peers
+            house=house, server_name=server_name, database=database, lookups=lookups, peers=peers
         ),
         public_rooms=PublicRooms(
             server_name=server_name,

@@ -10,6 +10,8 @@ from typing import Any
 
 from bridge.errors import BadInput, NotFound, Refused
 from bridge.ids import RoomAlias, RoomId, ServerName, UserId, parse_room_alias, server_of
+from bridge.policy.house import House
+from bridge.policy.rules import Scope
 from bridge.rooms.network import Lookups, Peers, UserProfile
 from bridge.storage import aliases, profiles
 from bridge.storage import rooms as room_rows
@@ -33,14 +35,17 @@ class Directory:
         database: Database,
         lookups: Lookups,
         peers: Peers,
+        house: House | None = None,
     ) -> None:
+        self._house = house or House(own_name=server_name)
         self._server_name = server_name
         self._database = database
         self._lookups = lookups
         self._peers = peers
 
     async def resolve_alias(self, alias: RoomAlias) -> tuple[RoomId, Sequence[ServerName]]:
-        """Ours or another server's. `NotFound`, `Unavailable`."""
+        """Ours or another server's. `NotFound`, `Refused`, `Unavailable`."""
+        self._house.check_alias(alias, Scope.JOINS, door="alias")
         server = server_of(alias)
         if server == self._server_name:
             return await self.local_alias(alias)

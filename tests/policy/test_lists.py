@@ -93,7 +93,6 @@ def test_what_was_taken_back_is_nothing() -> None:
         (entry("user", 7), "they name nothing"),
         (entry("user", "a b"), "they name nothing of their kind"),
         (entry("user", "!a:b"), "they name nothing of their kind"),
-        (entry("room", "#a:b.example"), "they name a room by an alias"),
         (entry("server", str(OWN)), "they would deny this server"),
         (entry("server", "*.example"), "they would deny this server"),
         (entry("user", BOT), "they would deny this server"),

@@ -6,7 +6,7 @@ import pytest
 
 from bridge.engine.versions import VERSIONS
 from bridge.errors import Refused, Unavailable
-from bridge.ids import RoomId
+from bridge.ids import RoomAlias, RoomId
 from bridge.policy.limits import Buckets, Limits, Rate
 from bridge.policy.rules import Action, RuleTable, read_rule
 from tests.support.network import Network, Server
@@ -147,6 +147,15 @@ async def test_we_join_through_no_denied_server_and_into_no_denied_room(network:
     assert [one for one in network.requests if one[0] == "make_join"] == []
     obey(here)
     await here.backend.join(user_id=here.user("bob"), room_id=room_id, via=[there.name])
+
+
+async def test_nobody_finds_a_room_by_a_denied_alias(network: Network) -> None:
+    here, there, _ = await shared_room(network)
+    alias = RoomAlias(f"#bad:{there.name}")
+    obey(here, f"deny room {alias} joins")
+    with pytest.raises(Refused, match="bot rule 1"):
+        await here.backend.resolve_alias(alias)
+    assert [one for one in network.requests if one[0] == "query_directory"] == []
 
 
 @pytest.mark.parametrize("kind", ["empty", "of no room of ours", "repeated"])

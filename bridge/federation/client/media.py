@@ -121,6 +121,7 @@ class RemoteMedia:
         *,
         max_bytes: int,
     ) -> AsyncIterator[RemoteFile]:
+        self._house.check_server(origin, Scope.MEDIA, door="media")
         is_asked = False
         try:
             async with self._transport.open(
