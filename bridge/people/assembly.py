@@ -15,11 +15,12 @@ from bridge.people.company import Company
 from bridge.people.devices import Devices
 from bridge.people.keys import Keys
 from bridge.people.lists import DeviceListUpdates, SigningKeyUpdates
-from bridge.people.network import EduTaker, PeoplePeers
+from bridge.people.network import PeoplePeers
 from bridge.people.openid import OpenId
 from bridge.people.resync import Resync
 from bridge.people.sharing import DEVICE_LIST, SIGNING_KEY, TO_DEVICE
 from bridge.people.to_device import ToDevice
+from bridge.rooms.network import EduTaker
 from bridge.storage.database import Database
 
 OLD_SIGNING_KEY = "org.matrix.signing_key_update"

@@ -37,6 +37,8 @@ MAX_DEVICES = 1_000
 """Named in one request."""
 MAX_ONE_TIME_KEYS = 1_000
 """In one upload."""
+MAX_ONE_TIME_KEYS_KEPT = 10_000
+"""Of one device, those that nobody has been given."""
 MAX_ONE_TIME_KEY_BYTES = 4 << 10
 ANSWERS = ((MASTER, "master_keys"), (SELF_SIGNING, "self_signing_keys"))
 
@@ -107,6 +109,9 @@ class Keys:
                         f"one-time key {one.algorithm}:{one.key_id} exists and is another",
                         errcode="M_INVALID_PARAM",
                     )
+            kept = sum(device_keys.one_time_key_counts(tx, user_id, device_id).values())
+            if kept + len(fresh) > MAX_ONE_TIME_KEYS_KEPT:
+                raise BadInput("too many one-time keys", errcode="M_TOO_LARGE")
             device_keys.add_one_time_keys(tx, user_id, device_id, fresh)
 
         await self._database.write(unit)
@@ -274,7 +279,10 @@ class Keys:
         rest = {user: list(ids) for user, ids in theirs.items() if user not in known}
         if rest:
             told = _checked_answer(await self._peers.query_user_keys(peer, rest), rest)
-            for name, by_user in told.items():
+            signatures = await self._database.read(
+                lambda tx: device_keys.signatures_of(tx, rest, viewer)
+            )
+            for name, by_user in _signed_answer(told, signatures).items():
                 answer.setdefault(name, {}).update(by_user)
         return answer
 
@@ -431,6 +439,25 @@ def _checked_answer(
                 continue
             found.setdefault(name, {})[user_id] = checked
     return found
+
+
+def _signed_answer(
+    told: Mapping[str, Mapping[str, JsonObject]], signatures: Sequence[SignatureRow]
+) -> dict[str, dict[str, JsonObject]]:
+    """With what the viewer put on these keys, which their own server does not know."""
+    signed = {
+        name: {user: signed_keys(key, None, signatures) for user, key in by_user.items()}
+        for name, by_user in told.items()
+        if name != "device_keys"
+    }
+    signed["device_keys"] = {
+        user: {
+            device_id: signed_keys(keys, DeviceId(device_id), signatures)
+            for device_id, keys in by_device.items()
+        }
+        for user, by_device in told["device_keys"].items()
+    }
+    return signed
 
 
 def _object(value: object) -> JsonObject:

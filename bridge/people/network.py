@@ -1,4 +1,4 @@
-"""What people need from outside, as protocols: other servers' answers; and what it takes."""
+"""What people need from outside, as a protocol: other servers' answers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,3 @@ class PeoplePeers(Protocol):
     ) -> Json:
         """By user and device, the algorithm."""
         ...
-
-
-class EduTaker(Protocol):
-    """As `rooms.network.EduTaker`: what is taken is committed before it returns."""
-
-    async def take(self, origin: ServerName, content: Json) -> None: ...

@@ -28,6 +28,8 @@ log = get_logger("people")
 DEVICE_LIST = "m.device_list_update"
 SIGNING_KEY = "m.signing_key_update"
 TO_DEVICE = "m.direct_to_device"
+NO_STREAM = 0
+"""No list ever has this version: whoever is told of it as a predecessor lacks it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,7 @@ def reconcile(tx: Transaction, user_id: UserId, now_ms: int) -> Told:
     if not rows:
         return Told()
     content = _content(tx, user_id, rows[-1].device_id, rows[-1], stream)
-    return _put_updates(tx, user_id, content, dict.fromkeys(missing, stream - 1), now_ms)
+    return _put_updates(tx, user_id, content, dict.fromkeys(missing, NO_STREAM), now_ms)
 
 
 def announce_signing_keys(

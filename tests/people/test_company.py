@@ -31,7 +31,7 @@ async def test_a_server_that_comes_into_a_room_is_told_that_it_lacks_the_list(
     assert await scene.contents(scene.ours, third, UPDATE) == []
     await scene.look()
     [told] = await scene.contents(scene.ours, third, UPDATE)
-    assert told["prev_id"] == [told["stream_id"] - 1]
+    assert told["prev_id"] == [0]
     await scene.carry()
     await scene.fetch()
     assert set(await scene.names(third, scene.alice)) == {"PHONE", "LAPTOP"}
@@ -71,7 +71,29 @@ async def test_who_left_is_told_nothing_and_lacks_it_when_back(scene: Scene) -> 
     await scene.join(scene.room, scene.bob)
     await scene.look()
     [told] = await scene.contents(scene.ours, scene.theirs, UPDATE)
-    assert (told["device_display_name"], told["prev_id"]) == ("two", [told["stream_id"] - 1])
+    assert (told["device_display_name"], told["prev_id"]) == ("two", [0])
+
+
+async def test_a_server_that_knows_the_version_before_a_deletion_is_not_misled(
+    scene: Scene,
+) -> None:
+    people = scene.ours.people
+    await scene.theirs.people.devices.put(scene.bob, PHONE)
+    for device in (PHONE, LAPTOP):
+        await people.devices.put(scene.alice, device)
+        await people.keys.put_device_keys(scene.alice, device, device_keys(scene.alice, device))
+    await scene.carry()
+    await scene.fetch()
+    assert set(await scene.names(scene.theirs, scene.alice)) == {"PHONE", "LAPTOP"}
+    # We think that they follow no more, and they kept what they had.
+    await scene.ours.database.write(
+        lambda tx: devices.end_shares(tx, scene.alice, [scene.theirs.name])
+    )
+    await people.devices.remove(scene.alice, [PHONE])
+    await scene.carry()
+    scene.clock.shift(10.0)
+    await scene.fetch()
+    assert set(await scene.names(scene.theirs, scene.alice)) == {"LAPTOP"}
 
 
 async def test_the_list_of_somebody_who_left_all_rooms_is_forgotten(scene: Scene) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from bridge.errors import BadInput, NotFound, Unavailable
 from bridge.ids import DeviceId, UserId
+from bridge.people import keys as rules
 from bridge.people.checks import MAX_KEYS_BYTES
 from bridge.storage.device_keys import SignatureRow
 from tests.people.conftest import LAPTOP, PHONE, Scene, device_keys, signing_key
@@ -124,6 +125,19 @@ async def test_another_key_under_a_used_id_is_refused_with_all_of_its_upload(pho
     assert (await keys.counts(phone.alice, PHONE))[0] == {CURVE: 1}
 
 
+async def test_no_more_one_time_keys_are_kept_than_the_bound(
+    phone: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "MAX_ONE_TIME_KEYS_KEPT", 2)
+    keys = phone.ours.people.keys
+    await keys.add_one_time_keys(phone.alice, PHONE, {f"{CURVE}:{n}": {} for n in range(2)})
+    with pytest.raises(BadInput):
+        await keys.add_one_time_keys(phone.alice, PHONE, {f"{CURVE}:X": {}})
+    await claim(phone)
+    await keys.add_one_time_keys(phone.alice, PHONE, {f"{CURVE}:X": {}})
+    assert (await keys.counts(phone.alice, PHONE))[0] == {CURVE: 2}
+
+
 async def test_the_fallback_key_is_given_when_there_is_no_other_and_stays(phone: Scene) -> None:
     keys = phone.ours.people.keys
     await keys.put_fallback_keys(phone.alice, PHONE, {f"{CURVE}:F": one_time(0)})
@@ -219,6 +233,33 @@ async def test_own_signatures_are_for_all_and_those_on_others_for_their_maker(
     assert updates[-1]["keys"]["signatures"][phone.alice]["ed25519:S"]
     signing = await phone.contents(phone.ours, phone.theirs, "m.signing_key_update")
     assert signing[-1]["master_key"]["signatures"][phone.alice]["ed25519:S"]
+
+
+async def test_what_a_user_puts_on_keys_of_another_server_is_for_that_user(phone: Scene) -> None:
+    keys, eve = phone.theirs.people.keys, phone.theirs.user("eve")
+    await phone.ours.people.keys.put_cross_signing(
+        phone.alice, master=signing_key(phone.alice, "master", "M")
+    )
+    mine = [
+        SignatureRow(
+            target_user=phone.alice,
+            target_key=target,
+            signer=phone.bob,
+            signing_key="ed25519:U",
+            signature="s",
+        )
+        for target in ("M", PHONE)
+    ]
+    await keys.put_signatures(phone.bob, mine)
+    # Asked of their server, and out of the list that is kept.
+    for _ in range(2):
+        for viewer, seen in ((phone.bob, True), (eve, False)):
+            answer = await keys.query(viewer, phone.ours.name, {phone.alice: []})
+            master = answer["master_keys"][phone.alice]
+            of_phone = answer["device_keys"][phone.alice][PHONE]
+            for signed in (master, of_phone):
+                assert (phone.bob in signed["signatures"]) is seen
+        await phone.fetch()
 
 
 async def test_a_users_own_query_has_the_user_signing_key(phone: Scene) -> None:
