@@ -112,6 +112,10 @@ class Listings(Protocol):
 
     async def browse(self, *, caller: UserId, words: Sequence[str]) -> str: ...
 
+    async def browse_space(
+        self, *, caller: UserId, space: RoomAlias | RoomId, words: Sequence[str]
+    ) -> str: ...
+
 
 class Keys(Protocol):
     """The keys with which this server signs."""

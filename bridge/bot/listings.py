@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bridge.bot.words import count_of
 from bridge.errors import BadInput, NotFound, Refused
-from bridge.ids import RoomId, ServerName, UserId, parse_server_name
+from bridge.ids import RoomAlias, RoomId, ServerName, UserId, parse_server_name, server_of
 from bridge.ports.matrix import MatrixBackend, PublicRoom
 
 ACTION = "state:m.room.canonical_alias"
@@ -22,6 +22,9 @@ MAX_READERS = 1_000
 MAX_NAME = 80
 MAX_TOPIC = 120
 MORE = "more"
+MAX_SPACE = 200
+MAX_SHOWN = 40
+"""Rooms of a space that are looked at, and of one answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,34 @@ class RoomListings:
         server = parse_server_name(words[0].lower())
         return await self._read(caller, server, " ".join(words[1:]) or None, None, 0)
 
+    async def browse_space(
+        self, *, caller: UserId, space: RoomAlias | RoomId, words: Sequence[str]
+    ) -> str:
+        """The rooms of a space, over all its servers, that somebody like the caller could enter."""
+        via: Sequence[ServerName] = ()
+        if space.startswith("#"):
+            room_id, via = await self._backend.resolve_alias(RoomAlias(space))
+        else:
+            room_id = RoomId(space)
+            _, colon, server = room_id.partition(":")
+            via = [parse_server_name(server)] if colon else ()
+        ours = server_of(caller) == self._backend.server_name
+        # Of people of other servers we do not know what they may see: what everybody may.
+        found = await self._backend.hierarchy(
+            room_id, via=via, viewer=caller if ours else self._backend.bot, limit=MAX_SPACE
+        )
+        top, *rooms = found
+        if not top.room.is_space:
+            return f"{_line(top.room)}\nIt is no space: there are no rooms in it."
+        wanted = [word.casefold() for word in words]
+        shown = [one for one in rooms if _is_about(one.room, wanted)]
+        if not shown:
+            return f"{_line(top.room)}\nThere is nothing of that in it."
+        lines = [f"{'  ' * one.depth}{_line(one.room)}" for one in shown[:MAX_SHOWN]]
+        if len(shown) > MAX_SHOWN:
+            lines.append(f"and {len(shown) - MAX_SHOWN} more")
+        return "\n".join([_line(top.room), *lines])
+
     async def _read(
         self, caller: UserId, server: ServerName, words: str | None, since: str | None, shown: int
     ) -> str:
@@ -122,6 +153,12 @@ def _line(room: PublicRoom) -> str:
     topic = "" if room.topic is None else f": {_short(room.topic, MAX_TOPIC)}"
     people = count_of(room.members, "person", "people")
     return f"{address}{name} ({people}{kind}{knock}){topic}"
+
+
+def _is_about(room: PublicRoom, words: Sequence[str]) -> bool:
+    said = (room.name, room.topic, room.canonical_alias)
+    text = " ".join(one for one in said if one is not None).casefold()
+    return all(word in text for word in words)
 
 
 def _short(text: str, most: int) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bridge.bot.listings import PAGE, RoomListings
+from bridge.engine.versions import get_version
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
-from bridge.ids import RoomId, RoomVersionId, ServerName
+from bridge.ids import RoomAlias, RoomId, RoomVersionId, ServerName, UserId
 from bridge.storage import portals
 from tests.bot.test_upgrades import ALIAS, parlour
-from tests.support.world import ALICE, BOB, GATEWAY, HOME, World
+from tests.support.network import trace
+from tests.support.world import ALICE, BOB, GATEWAY, HOME, JULIET, ROMEO, World
 
 # Rooms that are hashes of one event in one millisecond would be one.
 V11 = RoomVersionId("11")
@@ -122,3 +126,52 @@ async def test_a_server_that_is_down_or_no_server_is_said(world: World) -> None:
         await listings(world).browse(caller=BOB, words=[HOME])
     with pytest.raises(BadInput):
         await listings(world).browse(caller=BOB, words=["no server!"])
+
+
+async def test_a_space_is_read_with_what_the_caller_could_enter(world: World) -> None:
+    home = world.home
+    alias = RoomAlias(f"#space:{HOME}")
+
+    async def make(name: str, **more: Any) -> RoomId:
+        return await home.rooms.creator.create(
+            creator=ALICE,
+            version=get_version(V11),
+            transaction_id=name,
+            trace_id=trace(),
+            name=name,
+            **{"public": True, **more},
+        )
+
+    space = await make("Space", creation_content={"type": "m.space"}, alias=alias)
+    closed = await make("Closed", public=False)
+    await home.backend.invite(
+        room_id=closed, sender=ALICE, target=world.ghost(JULIET), txn="invite"
+    )
+    for child in (await make("Tea house"), closed, await make("Garden")):
+        await home.backend.send(
+            room_id=space,
+            sender=ALICE,
+            type="m.space.child",
+            state_key=child,
+            content={"via": [HOME]},
+            txn=f"place-{child}",
+            trace=trace(),
+        )
+    desk = listings(world)
+
+    async def read(caller: UserId, *words: str) -> list[str]:
+        said = await desk.browse_space(caller=caller, space=alias, words=words)
+        return [line.split("(")[0] for line in said.splitlines()]
+
+    top = f"{alias} Space "
+    lines = await read(world.ghost(ROMEO))
+    assert lines[0] == top
+    assert sorted(line.split(maxsplit=1)[1] for line in lines[1:]) == ["Garden ", "Tea house "]
+    assert all(line.startswith("  !") for line in lines[1:])
+    assert len(await read(world.ghost(JULIET))) == 4
+    # Whose server asks us is not shown what ours alone may see.
+    assert len(await read(BOB)) == 3
+    assert len(await read(world.ghost(ROMEO), "HOUSE", "tea")) == 2
+    assert (await read(world.ghost(ROMEO), "milk"))[1] == "There is nothing of that in it."
+    with pytest.raises(NotFound):
+        await desk.browse_space(caller=world.ghost(ROMEO), space=closed, words=())

@@ -124,6 +124,10 @@ class FakeListings:
         self.asked.append({"what": "browse", **asked})
         return "No rooms."
 
+    async def browse_space(self, **asked: Any) -> str:
+        self.asked.append({"what": "browse_space", **asked})
+        return "No rooms in it."
+
 
 class FakeResolver:
     """Fits `bot.context.Resolves`: Matrix users, Juliet, a room and a number."""
