@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bridge.engine.edu import TypingEdu
-from bridge.errors import Refused
+from bridge.errors import Refused, Unavailable
 from bridge.ids import RoomId, ServerName, UserId
 from bridge.policy.rules import Action, RuleTable, read_rule
 from bridge.rooms import typing_notices
@@ -239,3 +239,9 @@ async def test_what_changed_while_it_was_sent_is_told_next(world: World) -> None
     await set_typing(room_id=world.room_id, user_id=world.maker, typing=False)
     await source.sent(world.there.name, token)
     assert await world.wire.carry() == [world.typing(world.maker, False)]
+
+
+async def test_so_many_of_ours_may_type(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(typing_notices, "MAX_TYPING", 0)
+    with pytest.raises(Unavailable):
+        await world.here.backend.set_typing(room_id=world.room_id, user_id=world.maker, typing=True)
