@@ -81,6 +81,10 @@ class House:
         self._protected = frozenset(rooms)
         self._known = {}
 
+    def is_admin(self, user_id: UserId) -> bool:
+        """Of another server, named in the configuration."""
+        return self._is_admin(user_id, None)
+
     def check_server(self, server: ServerName, scope: Scope, *, door: str) -> None:
         """Raises Refused. Our own server is always welcome."""
         self._check(self._of_server(server, scope), door, server)

@@ -24,6 +24,7 @@ from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
 MAX_DEAD_ROOMS = 8
+MAX_MANAGEMENT = 1_000
 
 
 def direct_lane(adapter: str, address: str, user_id: UserId) -> str:
@@ -59,6 +60,14 @@ class Directory:
 
     async def of_room(self, room_id: RoomId) -> Sequence[Portal]:
         return await self._database.read(lambda tx: portals.of_room(tx, room_id))
+
+    async def chats_with_bot(self, user_id: UserId | None = None) -> Sequence[Portal]:
+        """Of a user, or of everybody; of these at most `MAX_MANAGEMENT`."""
+        return await self._database.read(
+            lambda tx: portals.management(
+                tx, adapter=self._adapter, user_id=user_id, limit=MAX_MANAGEMENT
+            )
+        )
 
     async def bind_direct(self, *, address: str, user_id: UserId, room_id: RoomId) -> None:
         await self._bind(DIRECT, address, user_id, room_id)

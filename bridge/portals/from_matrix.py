@@ -165,13 +165,21 @@ class FromMatrix:
 
     async def _refuse(self, event: RoomEvent, portals: Sequence[Portal], error: Refused) -> None:
         """What a rule of the house keeps from the chat side; its author is told once for each rule,
-        where they can be told by one of ours."""
+        where they can be told by one of ours, and the admins once for each rule and room."""
         if not portals:
             return
         await self._note(event, f"denied: {error.reason}")
+        await self._tell_admins(event, error)
         portal = portals[0]
         if portal.kind == SERVED:
-            return  # None of ours need be there who could say it, and everybody would read it.
+            # In the room everybody would read it: they are told where they talk to the bot.
+            await self._tell_in_private(
+                event,
+                await self._directory.chats_with_bot(event.sender),
+                text=f"What you write in {event.room_id} does not reach XMPP: {error.reason}.",
+                cause=f"denied/{error.rule}/{event.room_id}/{event.sender}",
+            )
+            return
         is_direct = portal.kind in (DIRECT, FORMER, ENCRYPTED)
         await self._notices.tell_room(
             room_id=event.room_id,
@@ -180,6 +188,40 @@ class FromMatrix:
             cause=f"denied/{error.rule}/{event.room_id}/{event.sender}",
             trace=event.trace_id,
         )
+
+    async def _tell_admins(self, event: RoomEvent, error: Refused) -> None:
+        chats = await self._directory.chats_with_bot()
+        await self._tell_in_private(
+            event,
+            [one for one in chats if self._house.is_admin(one.user_id)],
+            text=f"What {event.sender} writes in {event.room_id} does not reach XMPP: "
+            f"{error.reason}. `why {error.rule}` shows whom else this rule has met.",
+            cause=f"denied-admin/{error.rule}/{event.room_id}",
+        )
+
+    async def _tell_in_private(
+        self, event: RoomEvent, chats: Sequence[Portal], *, text: str, cause: str
+    ) -> None:
+        """By the bot, each of them once, where nobody but the two reads it."""
+        told: set[UserId] = set()
+        for portal in chats:
+            if portal.room_id is None or portal.room_id == event.room_id:
+                continue
+            if portal.user_id in told:
+                continue
+            try:
+                members = await self._backend.members(portal.room_id)
+            except NotFound:
+                continue
+            if {one.user_id for one in members} == {self._backend.bot, portal.user_id}:
+                await self._notices.tell_room(
+                    room_id=portal.room_id,
+                    sender=self._backend.bot,
+                    text=text,
+                    cause=f"{cause}/{portal.user_id}",
+                    trace=event.trace_id,
+                )
+                told.add(portal.user_id)
 
     # --- direct chats ------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.clock import Clock
-from bridge.errors import BadInput, NotFound, Unavailable
+from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import (
     EventId,
     RoomAlias,
@@ -255,7 +255,7 @@ class Moves:
             alias = (await self._backend.room(room_id)).canonical_alias
             if alias is not None and (await self._backend.resolve_alias(alias))[0] == room_id:
                 return alias
-        except (BadInput, NotFound, Unavailable):
+        except (BadInput, NotFound, Refused, Unavailable):
             pass
         return room_id
 

@@ -104,6 +104,18 @@ def of_chat(tx: Transaction, *, adapter: str, chat: str) -> Portal | None:
     return None if row is None else _portal(row)
 
 
+def management(
+    tx: Transaction, *, adapter: str, user_id: UserId | None = None, limit: int
+) -> Sequence[Portal]:
+    """Open chats between the bot and a user, or anybody, in the order of their making."""
+    query = select(portals).where(
+        portals.c.adapter == adapter, portals.c.kind == MANAGEMENT, portals.c.status == "open"
+    )
+    if user_id is not None:
+        query = query.where(portals.c.user_id == user_id)
+    return [_portal(row) for row in tx.execute(query.order_by(portals.c.portal_id).limit(limit))]
+
+
 def all_chats(tx: Transaction, *, adapter: str) -> Sequence[Portal]:
     """Every open portal of a foreign chat, in the order of their making."""
     rows = tx.execute(
