@@ -11,7 +11,6 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -43,11 +42,10 @@ async def houses(
     async with AsyncExitStack() as stack:
         found = []
         for domain in ("a.test", "b.test", "c.test"):
-            prosody = await stack.enter_async_context(make_prosody(domain))
-            settings: dict[str, Any] = {"federation": {"retry_max_s": 1}}
+            prosody = await stack.enter_async_context(make_prosody(domain, upload=True))
+            gateway = DrivenGateway(prosody, certificates)
             if domain == "c.test":
-                settings["database"] = {"url": postgresql.url(database)}
-            gateway = DrivenGateway(prosody, certificates, settings=settings)
+                gateway.change_settings({"database": {"url": postgresql.url(database)}})
             found.append(House(prosody=prosody, gateway=await stack.enter_async_context(gateway)))
         yield found
     await postgresql.drop_database(database)

@@ -47,8 +47,8 @@ async def servers(
     async with (
         Synapse(certificates, overrides=SYNAPSE_SETTINGS) as first,
         Synapse(certificates, database=(postgresql, name), overrides=SYNAPSE_SETTINGS) as second,
-        make_prosody() as prosody,
-        DrivenGateway(prosody, certificates, settings={"federation": {"retry_max_s": 1}}) as ours,
+        make_prosody(upload=True) as prosody,
+        DrivenGateway(prosody, certificates) as ours,
     ):
         yield Servers(first=first, second=second, prosody=prosody, gateway=ours)
     await postgresql.drop_database(name)

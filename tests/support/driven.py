@@ -7,16 +7,14 @@ Beside readiness, on the same loopback port, it takes calls of the methods of
 
 from __future__ import annotations
 
-import base64
-import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
 import orjson
 
 from bridge import app, cli
-from bridge.ids import RoomId, RoomVersionId, UserId
+from bridge.ids import RoomId, RoomVersionId
 from bridge.ports.matrix import Profile
 from bridge.storage.schema import events as event_rows
 from bridge.web.application import Listener, Request, Response, Route, WebServer
@@ -67,32 +65,11 @@ class _Driven(app.Gateway):
             return None
         return {"pdu": orjson.loads(row.json), "redacted_by": row.redacted_by}
 
-    async def _upload_text(self, uploader: str, data: str, content_type: str) -> str:
-        """`data` and what `_download_text` gives: base64."""
-
-        async def chunks() -> AsyncIterator[bytes]:
-            yield base64.b64decode(data)
-
-        media = await self._backend.upload(
-            chunks=chunks(),
-            uploader=UserId(uploader),
-            content_type=content_type,
-            name=None,
-            txn=f"test.{secrets.token_hex(8)}",
-        )
-        return media.mxc
-
-    async def _download_text(self, mxc: str) -> str:
-        stream = await self._backend.open_media(mxc)
-        return base64.b64encode(b"".join([chunk async for chunk in stream])).decode("ascii")
-
 
 _LOOKS: Mapping[str, Any] = {
     "state_ids": _Driven._state_ids,
     "extremities": _Driven._extremities,
     "event": _Driven._event,
-    "upload_text": _Driven._upload_text,
-    "download_text": _Driven._download_text,
 }
 _READ: Mapping[str, Any] = {
     "version": RoomVersionId,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import ssl
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import aiohttp
 import orjson
 
+from bridge.demo.servers import CertificateAuthority, Prosody
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from tests.support.driven import PATH
 from tests.support.gateway import Gateway
@@ -19,9 +22,28 @@ _TRACED = frozenset({"open_direct", "send"})
 
 
 class DrivenGateway(Gateway):
-    """The whole program, and `call`."""
+    """The whole program, and `call`. Its files are links; failed peers are tried again soon."""
 
     PROGRAM: ClassVar[str] = "tests.support.driven"
+
+    def __init__(
+        self,
+        server: Prosody,
+        authority: CertificateAuthority,
+        *,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`server` has an upload service."""
+        super().__init__(server, authority)
+        self.upload_service = f"upload.{server.domain}"
+        self.tls = ssl.create_default_context(cafile=str(authority.certificate_file))
+        self.change_settings(
+            {
+                "federation": {"retry_max_s": 1},
+                "media": {"public_url": f"https://{self.server_name}"},
+            }
+        )
+        self.change_settings(settings or {})
 
     async def call(self, method: str, **given: Any) -> Any:
         """A method of the port, or a look of `driven`. Raises as the port does."""

@@ -8,11 +8,12 @@ Matrix port, and so do looks at what the gateway has stored.
 
 from __future__ import annotations
 
-import base64
 import xml.etree.ElementTree as ET
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
+
+import aiohttp
 
 from bridge.demo.people import MatrixPerson, Muc, Stanza, XmppPerson
 from bridge.demo.people.seen import MatrixFailed
@@ -29,6 +30,10 @@ PATIENCE_S = 40.0
 MEMBER = "m.room.member"
 CHAT_STATES = "http://jabber.org/protocol/chatstates"
 MARKERS = "urn:xmpp:chat-markers:0"
+UPLOAD = "urn:xmpp:http:upload:0"
+OOB = "jabber:x:oob"
+PNG = "image/png"
+_WEB_TIMEOUT = aiohttp.ClientTimeout(total=30.0)
 Content = Mapping[str, Any]
 StateIds = dict[tuple[str, str], str]
 
@@ -137,9 +142,11 @@ class Somebody(Protocol):
 
     async def see_listed(self, server: ServerName, room: RoomId, words: str) -> None: ...
 
-    async def upload(self, data: bytes, content_type: str) -> str: ...
+    async def show(self, room: RoomId, data: bytes, name: str) -> None:
+        """A picture (PNG)."""
 
-    async def download(self, mxc: str) -> bytes: ...
+    async def see_shown(self, room: RoomId, user_id: UserId, name: str) -> bytes:
+        """That picture of that person, opened."""
 
     # Everything.
     async def state_ids(self, room: RoomId) -> StateIds: ...
@@ -406,10 +413,25 @@ class OnMatrix:
 
         await _comes(look, f"{room} in the list of {server}")
 
-    async def upload(self, data: bytes, content_type: str) -> str:
-        return await self.person.upload(data, content_type)
+    async def show(self, room: RoomId, data: bytes, name: str) -> None:
+        mxc = await self.person.upload(data, PNG)
+        content = {"msgtype": "m.image", "body": name, "url": mxc, "info": {"mimetype": PNG}}
+        await self.person.send_event(room, "m.room.message", content)
 
-    async def download(self, mxc: str) -> bytes:
+    async def see_shown(self, room: RoomId, user_id: UserId, name: str) -> bytes:
+        seen = await self.person.wait_for(
+            lambda seen: (
+                seen.room_id == room
+                and seen.sender == user_id
+                and seen.content.get("msgtype") == "m.image"
+                and seen.body == name
+            ),
+            what=f"{name} of {user_id}",
+            timeout_s=PATIENCE_S,
+        )
+        mxc = str(seen.content["url"])
+        small = await self.person.download(mxc, thumbnail={"width": "8", "height": "8"})
+        assert small.startswith(b"\x89PNG")
         return await self.person.download(mxc)
 
     async def state_ids(self, room: RoomId) -> StateIds:
@@ -666,7 +688,7 @@ class OnXmpp:
         ET.SubElement(message, name, attributes)
         self.person.send(message)
 
-    async def _see_state(self, room: RoomId, user_id: UserId, name: str, **wanted: str) -> None:
+    async def _see_state(self, room: RoomId, user_id: UserId, name: str, **wanted: str) -> Stanza:
         """In a stanza of that person's occupant."""
         muc, address = self._inside[room], self.gateway.address(user_id)
 
@@ -681,7 +703,7 @@ class OnXmpp:
                 and (one.address or "").partition("/")[0] == address
             )
 
-        await self.person.wait_for(is_it, what=f"{name} of {address}", timeout_s=PATIENCE_S)
+        return await self.person.wait_for(is_it, what=f"{name} of {address}", timeout_s=PATIENCE_S)
 
     async def set_typing(self, room: RoomId) -> None:
         self._send_state(room, f"{{{CHAT_STATES}}}composing")
@@ -722,16 +744,36 @@ class OnXmpp:
 
         await _comes(look, f"{room} in the list of {server}")
 
-    async def upload(self, data: bytes, content_type: str) -> str:
-        text = base64.b64encode(data).decode("ascii")
-        return str(
-            await self._call(
-                "upload_text", uploader=self.user_id, data=text, content_type=content_type
-            )
-        )
+    async def show(self, room: RoomId, data: bytes, name: str) -> None:
+        """Uploaded to their own server, and shown by its address."""
+        attributes = {"filename": name, "size": str(len(data)), "content-type": PNG}
+        request = ET.Element(f"{{{UPLOAD}}}request", attributes)
+        slot = await self.person.ask(self.gateway.upload_service, request)
+        put, get = slot.find(f".//{{{UPLOAD}}}put"), slot.find(f".//{{{UPLOAD}}}get")
+        assert put is not None
+        assert get is not None
+        headers = {str(one.get("name")): one.text or "" for one in put} | {"Content-Type": PNG}
+        await self._web("PUT", str(put.get("url")), data=data, headers=headers)
+        url, address = str(get.get("url")), self._inside[room].address
+        message = ET.Element(client_tag("message"), {"to": address, "type": "groupchat"})
+        ET.SubElement(message, client_tag("body")).text = url
+        ET.SubElement(ET.SubElement(message, f"{{{OOB}}}x"), f"{{{OOB}}}url").text = url
+        self.person.send(message)
 
-    async def download(self, mxc: str) -> bytes:
-        return base64.b64decode(await self._call("download_text", mxc=mxc))
+    async def see_shown(self, room: RoomId, user_id: UserId, name: str) -> bytes:
+        path = f"{{{OOB}}}x/{{{OOB}}}url"
+        stanza = await self._see_state(room, user_id, path)
+        url = stanza.element.findtext(path) or ""
+        assert url.endswith(f"/{name}")
+        return await self._web("GET", url)
+
+    async def _web(self, method: str, url: str, **more: Any) -> bytes:
+        async with (
+            aiohttp.ClientSession(timeout=_WEB_TIMEOUT) as session,
+            session.request(method, url, ssl=self.gateway.tls, **more) as answer,
+        ):
+            assert answer.status in (200, 201), f"{method} {url}: {answer.status}"
+            return await answer.read()
 
     async def state_ids(self, room: RoomId) -> StateIds:
         found = await self._call("state_ids", room_id=room)

@@ -312,16 +312,12 @@ async def pass_by(three: Three, owner_name: str, version: str) -> None:
     for one in three.all:
         await one.see_listed(owner.server, room, words)
 
-    for one in three.all:
-        data = png(three.all.index(one) + 1)
-        mxc = await one.upload(data, "image/png")
-        assert mxc.startswith(f"mxc://{one.server}/")
+    for number, one in enumerate(three.all, 1):
+        data, name = png(number), f"picture{number}.png"
+        await one.show(room, data, name)
         for other in three.all:
-            assert await other.download(mxc) == data
-            if isinstance(other, OnMatrix):
-                small = {"width": "8", "height": "8", "method": "crop"}
-                shown = await other.person.download(mxc, thumbnail=small)
-                assert shown.startswith(PNG)
+            if other is not one:
+                assert await other.see_shown(room, one.user_id, name) == data
 
 
 def png(size: int) -> bytes:
