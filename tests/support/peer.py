@@ -12,7 +12,7 @@ import json
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -75,6 +75,18 @@ class PeerRoom:
             draft.type, draft.sender, draft.state_key, draft.content, self.version
         )
         return [self.state[key].event_id for key in sorted(keys) if key in self.state]
+
+    def auth_chain(self, pdus: Sequence[Pdu]) -> list[Pdu]:
+        """What these rest on."""
+        by_id = {pdu.event_id: pdu for pdu in self.events}
+        chain: dict[EventId, Pdu] = {}
+        waiting = [event_id for pdu in pdus for event_id in pdu.auth_events]
+        while waiting:
+            event_id = waiting.pop()
+            if event_id not in chain:
+                chain[event_id] = by_id[event_id]
+                waiting.extend(by_id[event_id].auth_events)
+        return list(chain.values())
 
 
 class FakePeer:
@@ -338,15 +350,16 @@ class FakePeer:
         await self.lets_in.wait()
         if self.refuses_joins:
             raise Refused("nobody comes in any more", errcode="M_FORBIDDEN")
-        before = [pdu.wire() for pdu in room.state.values()]
+        state = list(room.state.values())
+        chain = room.auth_chain(state)
         pdu = Pdu.parse(request.json_object(), room.version)
         signed = countersign(pdu, key=self.key, server=self.name)
         room.add(signed)
         return Response(
             json={
                 "event": signed.wire(),
-                "state": before,
-                "auth_chain": before,
+                "state": [one.wire() for one in state],
+                "auth_chain": [one.wire() for one in chain],
                 "members_omitted": False,
                 "origin": self.name,
             }
