@@ -59,6 +59,9 @@ log = get_logger("federation")
 
 CURSOR = "federation"
 MARK_BATCH = 200
+MAX_REREAD = 500
+"""Positions that are looked at again after a restart: those that ask for nothing are not noted one
+by one."""
 MAX_PDUS = 50
 MAX_EDUS = 100
 MAX_PASSING_MS = 60_000
@@ -187,6 +190,7 @@ class Sender:
         self._sources = sources
         self._lanes = Lanes(self._serve, workers=peers_at_once, name="peers")
         self._waker = database.waker(peers.TOPIC)
+        self._marked_to = 0
         self._staged: dict[tuple[ServerName, RoomId], _Staged] = {}
         self._unanswered: dict[ServerName, _Batch] = {}
         self._arriving: dict[tuple[ServerName, RoomId], float] = {}
@@ -241,7 +245,7 @@ class Sender:
         """Marks the next events of the stream; False when there are no more by now."""
 
         def unread(tx: Transaction) -> list[tuple[int, RoomId, EventId, bool]]:
-            after = streams.cursor(tx, CURSOR)
+            after = max(streams.cursor(tx, CURSOR), self._marked_to)
             return [
                 (row["position"], RoomId(row["room_id"]), EventId(row["event_id"]), row["outgoing"])
                 for row in streams.read_since(tx, stream_events, after, MARK_BATCH)
@@ -259,13 +263,19 @@ class Sender:
             Mark(server=server, room_id=room_id, first=first, newest=newest)
             for (server, room_id), (first, newest) in sorted(found.items())
         ]
+        newest = rows[-1][0]
+        if not marks and newest // MAX_REREAD == self._marked_to // MAX_REREAD:
+            self._marked_to = newest  # Nothing that must survive, and it comes often.
+            return len(rows) == MARK_BATCH
 
         def write(tx: Transaction) -> frozenset[tuple[ServerName, RoomId]]:
             fresh = peers.mark(tx, marks)
-            streams.advance(tx, CURSOR, rows[-1][0])
+            streams.advance(tx, CURSOR, newest)
             return fresh
 
-        for one in sorted(await self._database.write(write)):
+        arrived = await self._database.write(write)
+        self._marked_to = newest
+        for one in sorted(arrived):
             if len(self._arriving) < MAX_ARRIVING:
                 self._arriving[one] = self._clock.monotonic_s()
         for server in dict.fromkeys(one.server for one in marks):

@@ -93,6 +93,7 @@ class World:
     held: list[ServerName] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     passing: Passing = field(default_factory=Passing)
+    sender: Sender | None = None
 
     async def destinations(self, event_id: EventId) -> frozenset[ServerName]:
         self.looked_at.append(event_id)
@@ -209,8 +210,9 @@ class World:
 
         async def look() -> bool:
             def unit(tx: Transaction) -> bool:
-                marked = streams.cursor(tx, "federation") >= streams.head(tx, stream_events)
-                return marked and not peers.behind(tx)
+                seen = 0 if self.sender is None else self.sender._marked_to
+                marked = max(streams.cursor(tx, "federation"), seen)
+                return marked >= streams.head(tx, stream_events) and not peers.behind(tx)
 
             return await self.database.read(unit)
 
@@ -248,6 +250,7 @@ class World:
             acceptance_reader=READER,
             **more,
         )
+        self.sender = sender
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(sender.run())
             try:
@@ -320,6 +323,24 @@ async def test_what_is_not_ours_to_send_is_not_sent(world: World) -> None:
         await world.append(1, to=set())
         await world.wait_until_idle()
     assert world.received(A) == ours
+
+
+async def test_what_others_say_is_not_noted_one_by_one(world: World) -> None:
+    async def noted() -> int:
+        return await world.database.read(lambda tx: streams.cursor(tx, "federation"))
+
+    async with world.sending():
+        ours = await world.append(1)
+        await world.wait_until_idle()
+        before = await noted()
+        await world.append(3, outgoing=False)
+        await world.wait_until_idle()
+        assert await noted() == before
+    async with world.sending():
+        ours += await world.append(1)
+        await world.wait_until_idle()
+    assert world.received(A) == ours
+    assert await noted() == await world.database.read(lambda tx: streams.head(tx, stream_events))
 
 
 async def test_a_server_hears_what_was_said_while_it_was_in_the_room(world: World) -> None:
