@@ -122,6 +122,11 @@ class Scene:
         rows = await server.database.read(lambda tx: device_lists.devices_of(tx, user))
         return {one.device_id: one.display_name for one in rows}
 
+    async def kept(self, server: Server, user: UserId) -> dict[str, tuple[str | None, str | None]]:
+        """The same, with their keys too."""
+        rows = await server.database.read(lambda tx: device_lists.devices_of(tx, user))
+        return {one.device_id: (one.display_name, one.keys) for one in rows}
+
     async def inbox(self, server: Server, user: UserId, device: DeviceId) -> list[Any]:
         rows = await server.database.read(
             partial(to_device.read_since, user_id=user, device_id=device, after=0, limit=1_000)
