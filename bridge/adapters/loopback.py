@@ -18,7 +18,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from bridge.content.model import Message
+from bridge.content.model import File, Message
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused
 from bridge.identity import localparts
 from bridge.ids import RoomAlias, RoomId, ServerName, TraceId, UserId, localpart_of
@@ -160,8 +160,10 @@ class LoopbackAdapter:
         stanza_id: str | None = None,
         wants_receipt: bool = False,
         wants_marker: bool = False,
+        is_file: bool = False,
     ) -> bool:
-        """One message. The same `stanza_id` and text again is the same message: False."""
+        """One message. The same `stanza_id` and text again is the same message: False. `is_file`:
+        the text is the URL of a file that it shares."""
         number = next(self._numbers)
         return await self._listener.accept(
             ChatMessage(
@@ -176,7 +178,7 @@ class LoopbackAdapter:
                 fingerprint=text,
                 wants_receipt=wants_receipt,
                 wants_marker=wants_marker,
-                message=Message(text=text),
+                message=Message(text=text, file=File(url=text) if is_file else None),
                 trace=TraceId(f"loopback-{number}"),
             )
         )
@@ -299,6 +301,7 @@ class LoopbackAdapter:
         *,
         archive_id: str | None = None,
         at_ms: int | None = None,
+        is_file: bool = False,
     ) -> bool:
         """One message of a foreign chat. The same `archive_id` again is the same message: False."""
         number = next(self._numbers)
@@ -316,7 +319,7 @@ class LoopbackAdapter:
                 origin_id=None,
                 fingerprint=text,
                 wants_receipt=False,
-                message=Message(text=text),
+                message=Message(text=text, file=File(url=text) if is_file else None),
                 trace=TraceId(f"loopback-{number}"),
                 sender_name=occupant.nickname,
                 archive_id=archive_id or f"a{number}",

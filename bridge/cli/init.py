@@ -29,7 +29,7 @@ server_name: {server_name}
 data_folder: data
 
 # The Matrix side. Other servers reach us here: directly with a certificate, or through a reverse
-# proxy that passes https://{server_name}/_matrix/ on.
+# proxy that passes https://{server_name}/_matrix/ and /_isthmus/media/ on.
 listeners:
   - host: {listen_host}
     port: {listen_port}
@@ -38,6 +38,10 @@ listeners:
 health:
   host: {health_host}
   port: {health_port}
+
+# Where people's clients open files of Matrix: what is below this and /_isthmus/media/ leads here.
+media:
+  public_url: {public_url}
 
 # The XMPP side: one component (XEP-0114) of your XMPP server.
 xmpp:
@@ -119,6 +123,7 @@ def write(answers: Answers) -> Path:
         listen_host=json.dumps(answers.listen_host),
         listen_port=answers.listen_port,
         tls=tls,
+        public_url=json.dumps(_public_url(answers)),
         health_host="127.0.0.1",
         health_port=answers.health_port,
         xmpp_domain=json.dumps(answers.xmpp_domain),
@@ -135,6 +140,14 @@ def write(answers: Answers) -> Path:
     except OSError as exc:
         raise Misconfigured(str(answers.folder), f"cannot be written: {exc.strerror}") from exc
     return config
+
+
+def _public_url(answers: Answers) -> str:
+    """The same as for Matrix servers; with HTTPS of our own and no proxy, at our port."""
+    has_port = split_server_name(answers.server_name)[1] is not None
+    is_direct = answers.certificate is not None
+    own_port = f":{answers.listen_port}" if is_direct and not has_port else ""
+    return f"https://{answers.server_name}{own_port}"
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -207,7 +220,7 @@ So that Matrix servers can reach it, {host} needs an A or AAAA record and a cert
         text += f"   Isthmus speaks HTTPS itself on port {answers.listen_port}.\n"
     else:
         text += f"""\
-   Your web server passes https://{name}/_matrix/ on to
+   Your web server passes https://{name}/_matrix/ and https://{name}/_isthmus/media/ on to
    http://{answers.listen_host}:{answers.listen_port}, with paths untouched.
 """
     if named_port is not None:

@@ -12,7 +12,7 @@ so that others in the chat do not wait for ever.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -34,7 +34,7 @@ from bridge.media.serving import (
     disposition,
     name_in,
 )
-from bridge.net.client import HttpRequest, HttpStream
+from bridge.net.client import HttpRequest
 from bridge.ports.matrix import MatrixBackend, Media
 from bridge.storage.queues import QueueItem
 from bridge.telemetry.log import get_logger
@@ -67,10 +67,22 @@ _EXTENSIONS = {
 }
 
 
+class Fetched(Protocol):
+    """What is used of `net.client.HttpStream`."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
 class Fetcher(Protocol):
     """What is used of `net.client.HttpClient`."""
 
-    def open(self, request: HttpRequest) -> AbstractAsyncContextManager[HttpStream]: ...
+    def open(self, request: HttpRequest) -> AbstractAsyncContextManager[Fetched]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +269,7 @@ async def fetched(
     return await files.fetched(message, uploader=ghost, txn=txn, attempts=item.attempts)
 
 
-async def _whole(answer: HttpStream) -> AsyncIterator[bytes]:
+async def _whole(answer: Fetched) -> AsyncIterator[bytes]:
     """Empty files are shared by nobody: something else went wrong."""
     size = 0
     async for chunk in answer:

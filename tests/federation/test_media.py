@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -178,3 +179,22 @@ async def test_a_wish_that_makes_no_sense_is_refused(
         answer = await ask(us, peer, f"{V1}/media/thumbnail/{row.media_id}{query}")
         assert (answer.status, answer.json()["errcode"]) == (400, errcode)
         assert complaints("GET", THUMBNAIL, answer.status, answer.json()) == []
+
+
+async def test_a_large_file_goes_from_server_to_server_in_little_memory(
+    certificates: CertificateAuthority, tmp_path: Path, sqlite_template: Path
+) -> None:
+    async def much() -> AsyncIterator[bytes]:
+        for _ in range(100 * 16):
+            yield b"0123456789abcdef" * 4096
+
+    async with matrix_sides(certificates, tmp_path, sqlite_template, 2) as (us, peer):
+        small = await upload(peer)
+        await us.running.remote_media.get(peer.name, small.media_id)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        row = await peer.running.media.store.put(
+            much(), uploader=peer.user("anne"), content_type=None, name=None
+        )
+        fetched = await us.running.remote_media.get(peer.name, row.media_id)
+        assert (fetched.size_bytes, fetched.sha256) == (100 << 20, row.sha256)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10

@@ -268,3 +268,31 @@ async def test_a_page_that_is_linked_to_stays_a_link(
     for url in (gone, inside):
         say_file(juliet, her_contact, url)
         await alice.hear(url, room=room, sender=ghost, timeout_s=30.0)
+
+
+async def test_pictures_in_a_room_reach_everybody_by_links_that_open(
+    gateway: Gateway,
+    server: Prosody,
+    synapse: Synapse,
+    matrix_person: MakeMatrixPerson,
+    xmpp_person: MakeXmppPerson,
+    web: Web,
+) -> None:
+    alice = await matrix_person(synapse, "alice")
+    juliet, romeo = [await xmpp_person(server, name) for name in ("juliet_room", "romeo_room")]
+    room = await alice.create_room(alias="gallery", preset="public_chat")
+    place = gateway.address(f"#gallery:{synapse.server_name}")
+    for person, name in ((juliet, "Juliet"), (romeo, "Romeo")):
+        await person.enter(place, name)
+    data = png(60, 40)
+    url = await share(juliet, server, web, data, "small.png")
+    say_file(juliet, place, url, type="groupchat")
+    content = await see_file(alice, room, gateway.ghost(juliet.address))
+    assert (await web.matrix_get(alice, "download", content["url"])).body == data
+    for person in (juliet, romeo):
+        assert (await web.ask(shared_url(await hear_file(person, place)))).body == data
+    # A picture that is small is its own thumbnail.
+    small = await web.matrix_get(alice, "thumbnail", content["url"], "?width=96&height=96")
+    assert (small.status, small.headers["content-type"]) == (200, "image/png")
+    await juliet.exit(place)
+    await romeo.exit(place)

@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +24,10 @@ from bridge.bot.rooms import BackendRooms
 from bridge.delivery.queue import DurableQueue
 from bridge.errors import Unavailable
 from bridge.ids import EventId, RoomId, ServerName, TraceId, UserId, server_of
+from bridge.media.links import LinkSigner
+from bridge.net.client import HttpRequest
 from bridge.portals.assembly import build_portals
+from bridge.portals.media import Files, FileSettings
 from bridge.ports.chat import DELIVERIES, BotNotice, Delivery, DirectMessage
 from bridge.ports.codec import from_tagged
 from bridge.ports.matrix import Acceptance
@@ -48,6 +52,37 @@ JULIET = "juliet@capulet.lit"
 ROMEO = "romeo@montague.lit"
 
 
+@dataclass
+class WebFile:
+    """What is at a URL: an error, or bytes."""
+
+    status: int = 200
+    content_type: str = "image/png"
+    data: bytes = b""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"content-type": self.content_type}
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self.data
+
+
+class Web:
+    """Fits `portals.media.Fetcher`: files by URL, and what was asked for."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, WebFile] = {}
+        self.asked: list[str] = []
+
+    @asynccontextmanager
+    async def open(self, request: HttpRequest) -> AsyncIterator[WebFile]:
+        self.asked.append(request.url)
+        if request.url not in self.files:
+            raise Unavailable("nobody answers")
+        yield self.files[request.url]
+
+
 class World:
     def __init__(self, network: Network, gateway: Server, home: Server, clock: FakeClock) -> None:
         self.network = network
@@ -60,6 +95,7 @@ class World:
         """Texts that the other servers refuse, and their words."""
         self._numbers = iter(range(1, 1_000_000))
         self.starts = 1
+        self.web = Web()
         self._build(gateway)
 
     def _build(self, gateway: Server) -> None:
@@ -72,6 +108,13 @@ class World:
         addresses = LoopbackAddresses(server_name=gateway.name)
         commands = Dispatch(rooms=BackendRooms(backend=backend, addresses=[]))
         self.portals = portals = build_portals(
+            files=Files(
+                backend=backend,
+                client=self.web,
+                signer=LinkSigner(b"k" * 32),
+                clock=clock,
+                settings=FileSettings(public_url="https://gw.example"),
+            ),
             database=database,
             backend=backend,
             addresses=addresses,
