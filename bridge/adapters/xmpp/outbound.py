@@ -168,6 +168,12 @@ def add_body(xml: ET.Element, body: Body) -> None:
         add(add(xml, OOB, "x"), OOB, "url", body.url)
 
 
+def add_said(xml: ET.Element) -> None:
+    """Its reader may say so, and its author types no more. Spec: XEP-0333; XEP-0085."""
+    add(xml, CHAT_MARKERS, "markable")
+    add(xml, CHAT_STATES, "active")
+
+
 def direct_message(
     *, sender: Jid, to: Jid, id: str, message: Message, delayed_ms: int | None = None
 ) -> ET.Element:
@@ -175,8 +181,7 @@ def direct_message(
     add_body(xml, to_body(message))
     add(xml, STANZA_ID, "origin-id").set("id", id)
     add(xml, RECEIPTS, "request")
-    add(xml, CHAT_MARKERS, "markable")
-    add(xml, CHAT_STATES, "active")
+    add_said(xml)
     if delayed_ms is not None:
         add_delay(xml, sender.domain, delayed_ms)
     return xml
@@ -276,7 +281,7 @@ def groupchat(
     if origin_id is not None:
         add(xml, STANZA_ID, "origin-id").set("id", xml_text(origin_id))
     add_ids(xml, room=sender.bare, stanza_id=stanza_id, occupant=occupant)
-    add(xml, CHAT_MARKERS, "markable")
+    add_said(xml)
     if delayed_ms is not None:
         add_delay(xml, str(sender.bare), delayed_ms)
     return xml

@@ -48,6 +48,7 @@ class Posting:
         xml = outbound.stanza("message", sender=guest.jid, to=chat.jid, type="groupchat", id=own_id)
         outbound.add_body(xml, _body(message, name))
         add(xml, STANZA_ID, "origin-id").set("id", own_id)
+        outbound.add_said(xml)
         return await self._send(chat, xml, own_id)
 
     async def change_subject(
