@@ -119,7 +119,7 @@ class Spaces:
         if room is None or not room.joined or not await self.may_see(origin, room):
             raise NotFound(f"room {room_id} is not known")
         space = await self.space(room, suggested_only=suggested_only)
-        shown: list[Json] = []
+        shown: list[Room] = []
         hidden: list[RoomId] = []
         children = _fitting(space.children)
         for child in children:
@@ -127,15 +127,23 @@ class Spaces:
             if known is None or not known.joined:
                 continue
             if await self.may_see(origin, known):
-                shown.append((await self.entry(known)).to_json())
+                shown.append(known)
             else:
                 hidden.append(child.room_id)
+
+        def unit(tx: Transaction) -> list[int]:
+            return [room_rows.count_members(tx, one.room_id) for one in shown]
+
+        members = await self._database.read(unit)
+        entries = [
+            await self.entry(one, members=count) for one, count in zip(shown, members, strict=True)
+        ]
         return {
             "room": {
                 **space.entry.to_json(),
                 "children_state": [dict(child.event) for child in children],
             },
-            "children": shown,
+            "children": [entry.to_json() for entry in entries],
             "inaccessible_children": hidden,
         }
 
@@ -155,10 +163,14 @@ class Spaces:
         stripped = (_stripped(pdu) for pdu in events.values())
         return Space(entry=entry, children=read_children(stripped, suggested_only=suggested_only))
 
-    async def entry(self, room: Room) -> RoomEntry:
+    async def entry(self, room: Room, *, members: int | None = None) -> RoomEntry:
+        """`members`: how many are joined, where that is known already."""
         found = await self._states.pick(room.state, (*LISTED, ENCRYPTION))
         listing = listing_of(found)
-        members = await self._database.read(lambda tx: room_rows.count_members(tx, room.room_id))
+        if members is None:
+            members = await self._database.read(
+                lambda tx: room_rows.count_members(tx, room.room_id)
+            )
         encryption = found.get(ENCRYPTION)
         algorithm = None if encryption is None else encryption.content.get("algorithm")
         alias = listing.canonical_alias
