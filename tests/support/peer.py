@@ -12,7 +12,7 @@ import json
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,8 @@ from bridge.engine.build import Draft, PrevEvent, build_pdu, countersign, event_
 from bridge.engine.canonical import JsonObject
 from bridge.engine.keys import SigningKey
 from bridge.engine.pdu import Pdu
+from bridge.engine.policy_server import POLICY_KEY, STABLE
+from bridge.engine.signing import sign_event
 from bridge.engine.state import StateKey
 from bridge.engine.versions import RoomVersion, get_version
 from bridge.errors import NotFound, Refused
@@ -104,6 +106,10 @@ class FakePeer:
         """While it is not set, the answer to a join is awaited."""
         self.lets_in.set()
         self.refuses_joins = False
+        self.policy_key = SigningKey.from_seed("policy_server", secrets.token_bytes(32))
+        self.policy_asked: list[JsonObject] = []
+        """Events that it was to sign as a policy server, in order."""
+        self.recommends: Callable[[JsonObject], bool] = lambda pdu: True
         self._keys: Keys | None = None
         self._server: WebServer | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -133,6 +139,7 @@ class FakePeer:
                     endpoint=self._missing,
                 ),
                 Route(method="PUT", path=f"{_V1}/send/{{txn_id}}", endpoint=self._transaction),
+                Route(method="POST", path=STABLE.sign_path, endpoint=self._policy_sign),
             ],
             listeners=[
                 Listener(host="127.0.0.1", port=0, certificate=files.chain, private_key=files.key)
@@ -389,6 +396,16 @@ class FakePeer:
             if room is not None:
                 room.add(Pdu.parse(pdu, room.version))
         return Response(json={"pdus": {}})
+
+    async def _policy_sign(self, request: Request) -> Response:
+        json = request.json_object()
+        self.policy_asked.append(json)
+        if not self.recommends(json):
+            raise Refused("the policy server calls this spam", errcode="M_FORBIDDEN")
+        version = self.rooms[json["room_id"]].version
+        signed = sign_event(json, version, server=self.name, key=self.policy_key)
+        signature = signed["signatures"][self.name][POLICY_KEY]
+        return Response(json={self.name: {POLICY_KEY: signature}})
 
     def _room(self, request: Request) -> PeerRoom:
         room = self.rooms.get(request.params["room_id"])
