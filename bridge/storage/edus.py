@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import bindparam, delete, exists, func, or_, select, update
 
@@ -41,6 +42,8 @@ class ReceiptRow:
     at_ms: int
 
 
+_PUT: dict[str, Any] = {}
+"""By database, made once: building a statement costs more than running it."""
 _RECEIPT_KEY = ("server", "room_id", "user_id", "thread_id")
 _IS_THERE = (
     exists()
@@ -166,7 +169,7 @@ def put_receipt(tx: Transaction, servers: Collection[ServerName], row: ReceiptRo
     full = {one.server for one in counts if one.waiting >= MAX_WAITING}
     rows = [values | {"server": server} for server in sorted(servers) if server not in full]
     if rows:
-        tx.execute(tx.dialect.upsert(outbound_receipts, _RECEIPT_KEY), rows)
+        tx.execute(_put(tx), rows)
     if full:
         table = outbound_receipts.c
         tx.execute(
@@ -179,6 +182,12 @@ def put_receipt(tx: Transaction, servers: Collection[ServerName], row: ReceiptRo
             )
             .values(event_id=row.event_id, at_ms=row.at_ms)
         )
+
+
+def _put(tx: Transaction) -> Any:
+    if tx.dialect.name not in _PUT:
+        _PUT[tx.dialect.name] = tx.dialect.upsert(outbound_receipts, _RECEIPT_KEY)
+    return _PUT[tx.dialect.name]
 
 
 def due_receipts(tx: Transaction, server: ServerName, limit: int) -> Sequence[ReceiptRow]:

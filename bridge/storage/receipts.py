@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import Row, bindparam, delete, select
 
 from bridge.ids import EventId, RoomId, UserId
 from bridge.storage.database import Transaction
@@ -19,18 +19,22 @@ READ = "m.read"
 MAX_THREADS = 200
 """Receipts of one user in one room; of more, the oldest is forgotten."""
 
+# Made once: building a statement costs more than running it.
+_FIND = select(receipts).where(
+    receipts.c.room_id == bindparam("room"),
+    receipts.c.user_id == bindparam("user"),
+    receipts.c.kind == bindparam("of"),
+    receipts.c.thread_id == bindparam("thread"),
+)
+_PUT: dict[str, Any] = {}
+"""By database."""
+
 
 def find(
     tx: Transaction, room_id: RoomId, user_id: UserId, thread_id: str | None, *, kind: str = READ
 ) -> ReceiptRow | None:
-    row = tx.execute(
-        select(receipts).where(
-            receipts.c.room_id == room_id,
-            receipts.c.user_id == user_id,
-            receipts.c.kind == kind,
-            receipts.c.thread_id == (thread_id or UNTHREADED),
-        )
-    ).one_or_none()
+    wanted = {"room": room_id, "user": user_id, "of": kind, "thread": thread_id or UNTHREADED}
+    row = tx.execute(_FIND, wanted).one_or_none()
     return None if row is None else _receipt(row)
 
 
@@ -51,14 +55,15 @@ def put(tx: Transaction, rows: Sequence[ReceiptRow], *, kind: str = READ) -> Non
         if row.thread_id is not None:
             _make_room(tx, row, kind)
         tx.execute(
-            tx.dialect.upsert(receipts, ("room_id", "user_id", "kind", "thread_id")).values(
-                room_id=row.room_id,
-                user_id=row.user_id,
-                kind=kind,
-                thread_id=row.thread_id or UNTHREADED,
-                event_id=row.event_id,
-                at_ms=row.at_ms,
-            )
+            _put(tx),
+            {
+                "room_id": row.room_id,
+                "user_id": row.user_id,
+                "kind": kind,
+                "thread_id": row.thread_id or UNTHREADED,
+                "event_id": row.event_id,
+                "at_ms": row.at_ms,
+            },
         )
 
 
@@ -71,6 +76,13 @@ def of_room(
         statement = statement.where(receipts.c.user_id.in_(sorted(users)))
     rows = tx.execute(statement.order_by(receipts.c.user_id, receipts.c.thread_id))
     return [_receipt(row) for row in rows]
+
+
+def _put(tx: Transaction) -> Any:
+    if tx.dialect.name not in _PUT:
+        key = ("room_id", "user_id", "kind", "thread_id")
+        _PUT[tx.dialect.name] = tx.dialect.upsert(receipts, key)
+    return _PUT[tx.dialect.name]
 
 
 def _make_room(tx: Transaction, row: ReceiptRow, kind: str) -> None:
