@@ -207,6 +207,7 @@ class XmppAdapter:
             limits=settings.limits,
             spawn=self._lanes.spawn,
             on_gone=self._states.on_gone,
+            on_there=self._states.on_there,
         )
         self._direct = Direct(
             adapter=NAME,

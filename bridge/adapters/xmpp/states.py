@@ -57,6 +57,8 @@ class _Client:
     availability: Availability
     priority: int
     status: str | None
+    is_assumed: bool = False
+    """They are in a room; how, they have told an earlier process."""
 
 
 _GONE = _Client(availability="unavailable", priority=0, status=None)
@@ -175,6 +177,15 @@ class States:
         elif stanza.type == "unavailable":
             self.on_gone(stanza.sender, target)
 
+    def on_there(self, client: Jid, target: Jid) -> None:
+        """The client is in a room, which it need not have said to this process."""
+        known = self._people.get(client.bare) or _Person()
+        if (client, target) not in known.clients:
+            assumed = _Client(availability="available", priority=0, status=None, is_assumed=True)
+            _keep(self._people, client.bare, known)
+            _keep(known.clients, (client, target), assumed, most=_CLIENTS)
+            self._tell(client.bare, known)
+
     def on_gone(self, client: Jid, target: Jid) -> None:
         """An address without a resource: all clients of that person."""
         known = self._people.get(client.bare)
@@ -188,7 +199,12 @@ class States:
     def _tell(self, person: Jid, known: _Person) -> None:
         best = max(
             known.clients.values(),
-            key=lambda one: (_RANKS[one.availability], one.priority, one.status or ""),
+            key=lambda one: (
+                not one.is_assumed,
+                _RANKS[one.availability],
+                one.priority,
+                one.status or "",
+            ),
             default=_GONE,
         )
         if not known.clients:

@@ -20,7 +20,7 @@ from bridge.adapters.xmpp.roomservice.occupants import (
     ServedRoom,
     Session,
 )
-from bridge.adapters.xmpp.roomservice.places import OnGone, Places, tell_nobody
+from bridge.adapters.xmpp.roomservice.places import OnClient, Places, tell_nobody
 from bridge.adapters.xmpp.roomservice.rooms import RoomDelivery, RoomService
 from bridge.errors import Refused, Unavailable
 from bridge.ids import RoomAlias, RoomId, ServerName, UserId
@@ -47,7 +47,8 @@ class World:
     clock: FakeClock
     wire: RecordingWire = field(default_factory=RecordingWire)
     jobs: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
-    on_gone: OnGone = tell_nobody
+    on_gone: OnClient = tell_nobody
+    there: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.listener = ScriptedListener({"romeo@a.test": ROMEO, "juliet@a.test": JULIET})
@@ -70,6 +71,7 @@ class World:
             limits=XmppLimits(joins=2, session_ping_timeout_s=0.05),
             spawn=self.spawn,
             on_gone=self.on_gone,
+            on_there=lambda client, entered_by: self.there.append(f"{client} in {entered_by}"),
         )
 
     def spawn(self, job: Callable[[], Awaitable[None]]) -> bool:
@@ -400,6 +402,7 @@ async def test_a_client_that_answers_in_any_way_is_there(world: World, answer: s
     await bounce(world)
     assert await check(world, answer) == []
     assert len(world.rooms.remembered()) == 1
+    assert world.there == [f"romeo@a.test/x in {ROOM}"]
 
 
 async def test_a_silent_client_is_gone_and_nobody_else_can_answer_for_it(world: World) -> None:
@@ -409,6 +412,7 @@ async def test_a_silent_client_is_gone_and_nobody_else_can_answer_for_it(world: 
     stranger = incoming(f"<iq type='result' id='check.1' from='tybalt@a.test/x' to='{ROOM}'/>").xml
     assert not world.rooms.checking.take(stranger)
     assert await check(world) == [f"presence unavailable {ROOM}/Romeo > juliet@a.test/x 333", OUT]
+    assert world.there == []
 
 
 async def test_silence_says_nothing_when_the_stream_was_lost_meanwhile(world: World) -> None:

@@ -192,6 +192,21 @@ async def test_a_server_may_say_that_all_clients_are_gone(world: World) -> None:
     assert world.told() == [there("unavailable")]
 
 
+async def test_who_is_still_in_a_room_is_there_until_they_say_how(world: World) -> None:
+    room = Jid.parse("#garden%m.example@gw.test")
+    phone = Jid.parse(f"{ROMEO}/phone")
+    world.states.on_there(phone, room)
+    assert world.told() == [there("available")]
+    await world.presence("desk", "<show>away</show>")
+    assert world.told() == [there("away")]
+    world.states.on_there(phone, room)
+    assert world.told() == []
+    await world.presence("desk", type="unavailable")
+    assert world.told() == [there("available")]
+    world.states.on_gone(phone, room)
+    assert world.told() == [there("unavailable")]
+
+
 async def test_presence_to_the_bot_is_nobodys_business(world: World) -> None:
     for to in ("isthmus@gw.test", "gw.test"):
         await world.presence("phone", to=to)

@@ -21,7 +21,7 @@ from bridge.adapters.xmpp.config import XmppLimits
 from bridge.adapters.xmpp.connection import Wire
 from bridge.adapters.xmpp.namespaces import PING, add
 from bridge.adapters.xmpp.roomservice.occupants import Session
-from bridge.adapters.xmpp.roomservice.places import Places
+from bridge.adapters.xmpp.roomservice.places import OnClient, Places, tell_nobody
 from bridge.clock import Clock
 from bridge.errors import Unavailable
 from bridge.telemetry.log import get_logger
@@ -62,7 +62,9 @@ class Checking:
         limits: XmppLimits,
         spawn: Callable[[Callable[[], Awaitable[None]]], bool],
         end: Callable[[Session], Awaitable[None]],
+        on_there: OnClient = tell_nobody,
     ) -> None:
+        self._on_there = on_there
         self._wire = wire
         self._places = places
         self._clock = clock
@@ -105,7 +107,9 @@ class Checking:
             is_there = await self._is_there(session)
         finally:
             self._asked.discard(session)
-        if not is_there:
+        if is_there:
+            self._on_there(session.address, session.entered_by)
+        else:
             log.info("session gone", room=str(session.entered_by), client=str(session.address))
             await self._end(session)
 

@@ -33,7 +33,7 @@ from bridge.adapters.xmpp.roomservice.occupants import (
     asked_nickname,
     choose_nickname,
 )
-from bridge.adapters.xmpp.roomservice.places import OnGone, Places
+from bridge.adapters.xmpp.roomservice.places import OnClient, Places
 from bridge.adapters.xmpp.roomservice.telling import Telling
 from bridge.clock import Clock
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
@@ -76,7 +76,7 @@ class Entering:
         limits: XmppLimits,
         spawn: Spawn,
         end_unrelated: Callable[[Jid, RoomId], Awaitable[None]],
-        on_gone: OnGone,
+        on_gone: OnClient,
     ) -> None:
         """`end_unrelated`: this address leads to this room now, and to no other one."""
         self._end_unrelated = end_unrelated

@@ -10,7 +10,7 @@ from bridge.ids import RoomId
 from bridge.storage import sessions
 from bridge.storage.database import Database, Transaction
 
-OnGone = Callable[[Jid, Jid], None]
+OnClient = Callable[[Jid, Jid], None]
 """A client, and the address of a room."""
 
 
@@ -23,7 +23,7 @@ _SWEEP_AT = 1000
 
 
 class Places:
-    def __init__(self, database: Database, *, on_gone: OnGone = tell_nobody) -> None:
+    def __init__(self, database: Database, *, on_gone: OnClient = tell_nobody) -> None:
         self._database = database
         self._on_gone = on_gone
         self._rooms: dict[RoomId, ServedRoom] = {}

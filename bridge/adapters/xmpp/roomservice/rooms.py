@@ -34,7 +34,7 @@ from bridge.adapters.xmpp.roomservice.occupants import (
     Session,
     asked_nickname,
 )
-from bridge.adapters.xmpp.roomservice.places import OnGone, Places, tell_nobody
+from bridge.adapters.xmpp.roomservice.places import OnClient, Places, tell_nobody
 from bridge.adapters.xmpp.roomservice.telling import Telling
 from bridge.clock import Clock
 from bridge.errors import NotFound
@@ -77,9 +77,11 @@ class RoomService:
         random: random_module.Random,
         limits: XmppLimits,
         spawn: Spawn,
-        on_gone: OnGone = tell_nobody,
+        on_gone: OnClient = tell_nobody,
+        on_there: OnClient = tell_nobody,
     ) -> None:
-        """`on_gone`: a client is not in the room of this address any more, or never came in."""
+        """`on_gone`: a client is not in the room of this address any more, or never came in;
+        `on_there`: one that was there before a connection is still in."""
         self._limits = limits
         self._wire = wire
         self._listener = listener
@@ -125,6 +127,7 @@ class RoomService:
             limits=limits,
             spawn=spawn,
             end=self._end_gone,
+            on_there=on_there,
         )
 
     async def load(self) -> None:

@@ -44,6 +44,7 @@ async def test_a_room_with_everything() -> None:
         chat=str(CHAT),
         name="The garden",
         is_open=True,
+        is_hidden=True,
         shows_addresses=True,
         has_occupant_ids=True,
         has_archive=True,
