@@ -17,7 +17,7 @@ from typing import Any
 from bridge.clock import Clock
 from bridge.engine.canonical import parse_json
 from bridge.engine.format import MAX_PDU_BYTES
-from bridge.errors import BadInput, Conflict, NotFound, Refused
+from bridge.errors import BadInput, NotFound, Refused
 from bridge.ids import RoomAlias, RoomId, ServerName, UserId, server_of
 from bridge.policy.house import House
 from bridge.policy.rules import Scope
@@ -142,9 +142,7 @@ class PublicRooms:
             listing = listing_of(await self._states.pick(room.state, LISTED))
 
             def unit(tx: Transaction) -> None:
-                row = room_rows.find(tx, room_id)
-                if row is None or row.position != room.position:
-                    raise Conflict(f"room {room_id} moved on")
+                room_rows.hold(tx, room_id, expected=room.position)
                 published.put(tx, room_id, listing, joined=True, by=by, now_ms=self._clock.now_ms())
 
             await self._database.write(unit)

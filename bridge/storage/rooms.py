@@ -72,6 +72,14 @@ def find(tx: Transaction, room_id: RoomId) -> RoomRow | None:
     )
 
 
+def hold(tx: Transaction, room_id: RoomId, *, expected: int) -> None:
+    """Nobody moves the room on until the end of the transaction. Raises `Conflict` when it is not
+    at `expected` any more."""
+    query = select(rooms.c.position).where(rooms.c.room_id == room_id)
+    if tx.execute(tx.dialect.lock_rows(query)).scalar() != expected:
+        raise Conflict(f"room {room_id} moved on from position {expected}")
+
+
 def insert_room(tx: Transaction, row: RoomRow) -> None:
     tx.execute(
         insert(rooms).values(

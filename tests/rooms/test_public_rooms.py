@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.engine.pdu import Pdu
+from bridge.engine.state import StateKey
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import RoomAlias, RoomId, RoomVersionId, ServerName, TraceId, UserId
 from bridge.rooms.network import Json
@@ -80,6 +83,32 @@ async def test_the_biggest_room_comes_first_and_the_numbers_follow_the_room(
     await here.backend.leave(user_id=here.user("a"), room_id=small)
     await here.backend.leave(user_id=here.user("b"), room_id=small)
     assert await names(here) == ["big", "small"]
+
+
+async def test_what_another_process_changes_meanwhile_is_not_lost(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await network.add("here.example")
+    room_id = await make(here, "before", listed=False)
+    other = await network.add("here.example", path=tmp_path / "here.example.sqlite")
+    states = here.rooms.public_rooms._states
+    pick, looks = states.pick, 0
+
+    async def late(*given: Any) -> dict[StateKey, Pdu]:
+        nonlocal looks
+        looks += 1
+        found = await pick(*given)
+        if looks == 1:
+            await put(other, room_id, "m.room.name", {"name": "after"})
+        return found
+
+    monkeypatch.setattr(states, "pick", late)
+    try:
+        await here.backend.publish(room_id, by=here.user("maker"))
+        assert await names(here) == ["after"]
+    finally:
+        await here.database.close()
+    assert looks == 2
 
 
 async def test_what_is_shown_follows_the_state_of_the_room(network: Network) -> None:

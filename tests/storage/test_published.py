@@ -9,9 +9,11 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
+import pytest
 from sqlalchemy import event
 
-from bridge.ids import EventId, RoomId, ServerName, UserId
+from bridge.errors import Conflict
+from bridge.ids import EventId, RoomId, RoomVersionId, ServerName, UserId
 from bridge.storage import published, rooms
 from bridge.storage.database import Database, Transaction
 from bridge.storage.published import Listing, Place, Wanted
@@ -137,3 +139,15 @@ async def test_a_row_follows_its_room(database: Database) -> None:
     assert await database.read(lambda tx: names(tx, Wanted())) == [("next", 0)]
     assert await database.write(lambda tx: published.remove(tx, RoomId("!next")))
     assert not await database.write(lambda tx: published.remove(tx, RoomId("!next")))
+
+
+async def test_a_room_is_held_only_where_it_was_seen(database: Database) -> None:
+    row = rooms.RoomRow(
+        room_id=RoomId("!tea"), version=RoomVersionId("12"), position=3, snapshot_id=None,
+        joined=True,
+    )  # fmt: skip
+    await database.write(lambda tx: rooms.insert_room(tx, row))
+    await database.write(partial(rooms.hold, room_id=row.room_id, expected=3))
+    for room_id, expected in ((row.room_id, 2), (RoomId("!other"), 3)):
+        with pytest.raises(Conflict):
+            await database.write(partial(rooms.hold, room_id=room_id, expected=expected))
