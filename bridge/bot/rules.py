@@ -63,14 +63,19 @@ class RuleBook:
         self._counts: Counter[tuple[str, int]] = Counter()
         self._seen: OrderedDict[tuple[str, int, str, str], float] = OrderedDict()
         self._unwritten: deque[tuple[int, Refusal]] = deque(maxlen=MAX_UNWRITTEN)
+        self._are_too_many = False
         self._waker = database.waker(policy.TOPIC)
 
     # --- the table --------------------------------------------------------------------------
 
     async def load(self) -> None:
-        rows = await self._database.read(lambda tx: policy.rules(tx, MAX_RULES))
+        most = MAX_RULES - len(self._configured)
+        rows = await self._database.read(lambda tx: policy.rules(tx, most + 1))
+        self._are_too_many = len(rows) > most
+        if self._are_too_many:
+            log.warning("there are more rules than may hold", holding=MAX_RULES)
         found = list(self._configured)
-        for row in rows:
+        for row in rows[:most]:
             try:
                 found.append(_rule(row))
             except (BadInput, ValueError) as exc:  # of a newer program
@@ -212,6 +217,8 @@ class RuleBook:
             lines.append(f"  {rule.rule_id}: {rule}{whose}{used}")
         if len(rules) > SHOWN:
             lines.append(f"  ... and {len(rules) - SHOWN} more")
+        if self._are_too_many:
+            lines.append(f"The policy rooms say more, but no more than {MAX_RULES} rules may hold.")
         return "\n".join(lines)
 
     async def _apply(self, rule: Rule) -> None:

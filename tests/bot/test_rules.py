@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from bridge.bot import rules
 from bridge.bot.peers import PeerDesk
 from bridge.bot.rules import RuleBook
 from bridge.errors import BadInput, Misconfigured, NotFound, Refused
@@ -123,6 +124,38 @@ async def test_the_rules_of_a_policy_room_are_removed_with_it_only(at: Desk) -> 
     await at.database.write(lambda tx: policy.add(tx, row))
     with pytest.raises(Refused, match="comes from !list:x"):
         await at.book.remove("1", by=ADMIN)
+
+
+async def test_lists_never_push_out_a_rule_of_ours_and_what_is_too_much_is_said(
+    at: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "MAX_RULES", 4)
+    listed = [
+        policy.RuleRow(
+            source="!list:x",
+            source_key=f"m.policy.rule.server {number}",
+            action="deny",
+            subject="server",
+            glob=f"s{number}.example",
+            scopes=("all",),
+            reason="",
+            made_by=ADMIN,
+            made_ms=1,
+        )
+        for number in range(5)
+    ]
+    await at.database.write(lambda tx: policy.replace_source(tx, "!list:x", listed))
+    await at.deny("server evil.example")
+    assert [one.glob for one in at.house.table.rules] == [
+        "evil.example",
+        "s0.example",
+        "s1.example",
+        "s2.example",
+    ]
+    assert "no more than 4 rules may hold" in await at.book.listing()
+    await at.database.write(lambda tx: policy.replace_source(tx, "!list:x", listed[:2]))
+    await at.book.load()
+    assert "no more than" not in await at.book.listing()
 
 
 async def test_what_waits_for_a_server_is_tried_at_once_when_its_rule_goes(at: Desk) -> None:
