@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge.clock import Clock
-from bridge.errors import Unavailable
+from bridge.errors import IsthmusError
 from bridge.ids import ServerName
 from bridge.policy.house import House
 from bridge.rooms.load import RoomStates
@@ -97,5 +97,5 @@ class Ephemerals:
             await self._clock.sleep(TICK_S)
             try:
                 await self.tick()
-            except Unavailable as exc:
+            except IsthmusError as exc:
                 log.warning("what passes is not told for now", reason=exc.reason)

@@ -16,7 +16,7 @@ from functools import partial
 from bridge.clock import Clock
 from bridge.engine.canonical import JsonObject
 from bridge.engine.edu import Presence, PresenceEdu, parse_edu
-from bridge.errors import BadInput, Refused, Unavailable
+from bridge.errors import BadInput, IsthmusError, Refused, Unavailable
 from bridge.ids import EventId, RoomId, ServerName, UserId, server_of
 from bridge.rooms.network import Json
 from bridge.rooms.passing import Door, Outlet, PassingEdus, UserPresence
@@ -293,7 +293,7 @@ class Presences:
                     position = await self._read(position)
                 else:
                     position = await self._head(position)
-            except Unavailable as exc:
+            except IsthmusError as exc:
                 log.warning("who comes in is not seen for now", reason=exc.reason)
 
     async def _head(self, before: int | None) -> int:

@@ -94,7 +94,10 @@ class RoomQueries:
         room = await self._states.find_room(room_id)
         if room is None or not room.joined:
             return frozenset()
-        return await self.servers_at(room_id, room.snapshot)
+        try:
+            return await self.servers_at(room_id, room.snapshot)
+        except NotFound:
+            return frozenset()  # it was purged meanwhile
 
     async def servers_around(self, user_id: UserId) -> frozenset[ServerName]:
         """Servers with a joined user in a room where this user is."""

@@ -126,6 +126,9 @@ async def test_a_listener_that_fails_or_dawdles_stops_nothing(
         listener.open.set()
         feed.put(typing(False))
         await settle()
+        listener.problem = KeyError("a mistake")
+        feed.put(typing(False))
+        await settle()
         listener.problem = None
         feed.put(typing(True))
         await settle()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from bridge.engine.edu import TypingEdu
-from bridge.errors import Refused, Unavailable
+from bridge.errors import NotFound, Refused, Unavailable
 from bridge.ids import RoomId, ServerName, UserId
 from bridge.policy.rules import Action, RuleTable, read_rule
 from bridge.rooms import typing_notices
@@ -245,3 +246,38 @@ async def test_so_many_of_ours_may_type(world: World, monkeypatch: pytest.Monkey
     monkeypatch.setattr(typing_notices, "MAX_TYPING", 0)
     with pytest.raises(Unavailable):
         await world.here.backend.set_typing(room_id=world.room_id, user_id=world.maker, typing=True)
+
+
+async def test_a_room_that_was_purged_has_no_servers(world: World) -> None:
+    queries = world.here.rooms.queries
+    states = world.here.rooms.sender._states
+    await queries.servers_now(world.room_id)
+    room = await states.joined_room(world.room_id)
+    await world.there.backend.leave(user_id=world.guest, room_id=world.room_id)
+    await world.network.deliver()
+    await world.here.backend.purge(world.room_id)
+    assert await queries.servers_now(world.room_id) == frozenset()
+    states.keep_room(room)  # as in a process that has not heard of it
+    queries._joined._known.clear()
+    assert await queries.servers_now(world.room_id) == frozenset()
+
+
+async def test_a_database_that_is_away_ends_nothing(
+    world: World, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ephemeral = world.here.rooms.ephemeral
+    problems = iter([Unavailable("away"), NotFound("gone")])
+
+    async def failing() -> None:
+        problem = next(problems, None)
+        if problem is not None:
+            raise problem
+
+    monkeypatch.setattr(ephemeral.receipts, "tick", failing)
+    await world.tell(world.guest, True)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(ephemeral.run())
+        for _ in range(int(LAST_S) + 5):
+            await clock.advance(1.0)
+        task.cancel()
+    assert world.heard() == [(world.guest, True), (world.guest, False)]

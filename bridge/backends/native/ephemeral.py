@@ -21,6 +21,7 @@ from bridge.ports.matrix import (
     Typing,
 )
 from bridge.rooms.passing import Change, UserPresence
+from bridge.telemetry import metrics
 from bridge.telemetry.log import get_logger
 
 MAX_WAITING = 5_000
@@ -59,6 +60,9 @@ class EphemeralFeed:
                 await self._listener.on_ephemeral(change)
         except (IsthmusError, TimeoutError) as exc:
             log.info("not told to the bridge side", kind=type(change).__name__, reason=str(exc))
+        except Exception:
+            metrics.LANE_FAILURES.labels(lanes="ephemeral").inc()
+            log.exception("telling the bridge side failed", kind=type(change).__name__)
 
 
 def _key(change: Change) -> Hashable:
