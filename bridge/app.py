@@ -377,6 +377,7 @@ class Gateway:
         wanted = self._settings.portals
         files = self._settings.media
         self._files = Files(
+            house=self._house,
             backend=backend,
             client=self._network.client,
             signer=self._media.signer,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from bridge.errors import BadInput, NotFound, Unavailable
+from bridge.media.probe import HEAD_BYTES
 from bridge.media.serving import bare_type
 from bridge.media.shrink import NO_IMAGE, NO_LIBRARY, TOO_LARGE
 from bridge.media.store import Blob, MediaStore, open_blob
@@ -37,9 +38,8 @@ SIZES: tuple[Size, ...] = (
     (640, 480, "scale"),
     (800, 600, "scale"),
 )
-LARGEST = (800, 600)
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
-_MAY_MOVE = frozenset({"image/gif", "image/webp", "image/png"})
+_MAY_MOVE = frozenset({"image/gif", "image/webp"})
 MAX_PIXELS = 50_000_000
 MAX_SOURCE_BYTES = 50 << 20
 AT_ONCE = 2
@@ -84,11 +84,11 @@ class Thumbnails:
         if row.size_bytes > MAX_SOURCE_BYTES or row.width * row.height > MAX_PIXELS:
             raise BadInput("this image is too large for thumbnails", errcode="M_TOO_LARGE")
         wanted = choose(row.width, row.height, wish)
-        may_move = bare_type(row.content_type) in _MAY_MOVE
-        if wanted is None and (wish.animated or not may_move):
+        if wanted is None and (wish.animated or not await self._may_move(row)):
             blob = await self._store.open(row)
             return Thumbnail(content_type=row.content_type, blob=blob, is_original=True)
-        size: Size = wanted or (min(row.width, LARGEST[0]), min(row.height, LARGEST[1]), "scale")
+        # What stands still of an image that moves is a thumbnail of its own size.
+        size: Size = wanted or (row.width, row.height, "scale")
         made = await self._find(row, size, wish.animated) or await self._make(
             row, size, wish.animated
         )
@@ -104,6 +104,18 @@ class Thumbnails:
                 self._path(row, made), made.size_bytes, start=0, length=made.size_bytes
             )
         return Thumbnail(content_type=made.content_type, blob=blob)
+
+    async def _may_move(self, row: MediaRow) -> bool:
+        """A PNG says at its beginning whether it does; of the others nobody looks."""
+        kind = bare_type(row.content_type)
+        if kind != "image/png":
+            return kind in _MAY_MOVE
+        blob = await self._store.open(row, length=min(row.size_bytes, HEAD_BYTES))
+        try:
+            head = b"".join([chunk async for chunk in blob])
+        finally:
+            await blob.close()
+        return b"acTL" in head.partition(b"IDAT")[0]
 
     def _path(self, row: MediaRow, made: ThumbnailRow) -> Path:
         moves = "-moving" if made.animated else ""

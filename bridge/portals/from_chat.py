@@ -445,7 +445,9 @@ class FromChat:
             if event.redacted or event.state_key is not None:
                 continue
             outcome = shown(
-                from_event(event.type, event.content, extensible=event.extensible), self._files
+                from_event(event.type, event.content, extensible=event.extensible),
+                self._files,
+                event.sender,
             )
             if isinstance(outcome, Message):
                 past.append(

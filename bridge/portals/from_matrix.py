@@ -268,7 +268,9 @@ class FromMatrix:
         if event.redacted:
             return NotRendered(reason="no-content")
         return shown(
-            from_event(event.type, event.content, extensible=event.extensible), self._files
+            from_event(event.type, event.content, extensible=event.extensible),
+            self._files,
+            event.sender,
         )
 
     async def _from_neighbour(self, event: RoomEvent, portal: Portal, outcome: Outcome) -> None:

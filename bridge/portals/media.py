@@ -35,6 +35,8 @@ from bridge.media.serving import (
     name_in,
 )
 from bridge.net.client import HttpRequest
+from bridge.policy.house import House
+from bridge.policy.rules import Scope
 from bridge.ports.matrix import MatrixBackend, Media
 from bridge.storage.queues import QueueItem
 from bridge.telemetry.log import get_logger
@@ -104,8 +106,10 @@ class Files:
         signer: LinkSigner,
         clock: Clock,
         settings: FileSettings,
+        house: House | None = None,
     ) -> None:
         self._backend = backend
+        self._house = house or House(own_name=backend.server_name, bot=backend.bot)
         self._client = client
         self._signer = signer
         self._clock = clock
@@ -114,16 +118,25 @@ class Files:
 
     # --- Matrix to chat ------------------------------------------------------------------------
 
-    def shown(self, message: Message) -> Message:
+    def shown(self, message: Message, sender: UserId) -> Message:
         """With a link in place of what only Matrix clients can open."""
         file = message.file
         if file is None or file.mxc is None:
             return message
-        link = self._link(file)
+        link = self._link(file) if self._may_share(sender) else None
         if link is None:
             return replace(message, file=None)
         text = f"{file.caption}\n{link}" if file.caption else link
         return Message(text=text, language=message.language, file=replace(file, url=link))
+
+    def _may_share(self, user_id: UserId) -> bool:
+        """Whether no rule of the house keeps this person's files back."""
+        try:
+            self._house.check_user(user_id, Scope.MEDIA, door="media")
+        except Refused as exc:
+            log.info("files kept back", user_id=user_id, rule=exc.rule)
+            return False
+        return True
 
     def _link(self, file: File) -> str | None:
         """The same one all day, so that clients need not fetch the file again."""
@@ -203,6 +216,8 @@ class Files:
         file = message.file
         if file is None or file.url is None or file.mxc is not None:
             return message
+        if not self._may_share(uploader):
+            return replace(message, file=None)
         try:
             media = await self._backend.find_upload(txn)
             if media is None:
@@ -254,9 +269,11 @@ class Files:
             )
 
 
-def shown(outcome: Outcome, files: Files | None) -> Outcome:
+def shown(outcome: Outcome, files: Files | None, sender: UserId) -> Outcome:
     """What an event says, with its file as a link."""
-    return outcome if files is None or not isinstance(outcome, Message) else files.shown(outcome)
+    if files is None or not isinstance(outcome, Message):
+        return outcome
+    return files.shown(outcome, sender)
 
 
 async def fetched(

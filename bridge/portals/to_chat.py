@@ -132,7 +132,9 @@ class ToChat:
             await self._note(event, "no-content")
             return
         outcome = shown(
-            from_event(event.type, event.content, extensible=event.extensible), self._files
+            from_event(event.type, event.content, extensible=event.extensible),
+            self._files,
+            event.sender,
         )
         if isinstance(outcome, Encrypted):
             await self._note(event, "encrypted")

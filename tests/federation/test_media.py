@@ -115,15 +115,17 @@ async def test_a_denied_server_gets_no_media_and_none_is_fetched_from_it(
     certificates: CertificateAuthority, tmp_path: Path, sqlite_template: Path
 ) -> None:
     async with matrix_sides(certificates, tmp_path, sqlite_template, 2) as (us, peer):
-        ours, theirs = await upload(us), await upload(peer)
+        ours, theirs, before = await upload(us), await upload(peer), await upload(peer)
+        await us.running.remote_media.get(peer.name, before.media_id)
         rule = read_rule(["server", peer.name, "media"], action=Action.DENY, rule_id=1)
         us.house.replace(RuleTable.of([rule]))
         answer = await ask(us, peer, f"{V1}/media/download/{ours.media_id}")
         assert (answer.status, answer.json()["errcode"]) == (403, "M_FORBIDDEN")
-        with pytest.raises(Refused) as caught:
-            await us.running.remote_media.get(peer.name, theirs.media_id)
-        assert caught.value.rule == "policy.1"
-        assert not [one for one in peer.heard if "/media/" in one.target]
+        for row in (theirs, before):
+            with pytest.raises(Refused) as caught:
+                await us.running.remote_media.get(peer.name, row.media_id)
+            assert caught.value.rule == "policy.1"
+        assert len([one for one in peer.heard if "/media/" in one.target]) == 1
 
 
 async def test_a_file_that_is_too_large_is_given_up(

@@ -113,6 +113,22 @@ async def test_what_moves_moves_only_for_who_asks(parts: MediaParts, form: str) 
     assert (getattr(stopped, "n_frames", 1), stopped.size) == (1, (20, 20))
 
 
+async def test_a_png_that_moves_stands_still_for_who_does_not_ask(parts: MediaParts) -> None:
+    for data, is_original in ((picture(40, 30), True), (moving_picture(40, 30, form="PNG"), False)):
+        row = await put(parts, data)
+        made = await parts.thumbnails.open(row, Wish(width=96, height=96))
+        image = opened(await bytes_of(made))
+        assert (made.is_original, image.size) == (is_original, (40, 30))
+        assert getattr(image, "n_frames", 1) == 1
+
+
+async def test_no_thumbnail_is_smaller_than_was_wished(parts: MediaParts) -> None:
+    for data in (picture(1600, 1200), moving_picture(1600, 1200)):
+        row = await put(parts, data)
+        made = await parts.thumbnails.open(row, Wish(width=1000, height=1000))
+        assert opened(await bytes_of(made)).size == (1600, 1200)
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG whose pixels are many and whose bytes are few."""
 

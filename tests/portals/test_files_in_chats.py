@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from bridge.adapters.loopback import LoopbackChat
 from bridge.ids import RoomAlias, RoomId
+from bridge.policy.rules import Action, RuleTable, read_rule
 from bridge.ports.chat import ChatPost, DirectMessage, RoomMessage
-from tests.support.world import ALICE, JULIET, WebFile, World
+from tests.support.world import ALICE, GATEWAY, JULIET, WebFile, World
 
 URL = "https://x.example/a.png"
+TEA = "tea@muc.example"
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x05\0\0\0\x07\x08\0\0\0\0" + b"x" * 500
 
 
@@ -134,3 +137,39 @@ async def test_a_redacted_picture_is_no_link(world: World) -> None:
     )
     await world.settle()
     assert world.heard() == []
+
+
+async def test_files_of_whom_a_rule_denies_media_do_not_cross(world: World) -> None:
+    room_id = await chat_of_two(world)
+    rules = [
+        read_rule(["user", user, "media"], action=Action.DENY, rule_id=number)
+        for number, user in enumerate((ALICE, JULIET), 1)
+    ]
+    world.gateway.house.attach(
+        on_refusal=lambda _: None,
+        address_of=lambda user_id: JULIET if user_id == world.ghost(JULIET) else None,
+    )
+    world.gateway.house.replace(RuleTable.of(rules))
+    world.web.files[URL] = WebFile(data=PNG)
+    await world.say(room_id, "a.png", msgtype="m.image", url="mxc://matrix.example/abc")
+    await world.chat.say(JULIET, URL, to=ALICE, is_file=True)
+    await world.settle()
+    assert [text for _, text in world.heard()] == ["[image: a.png]"]
+    assert (await world.bodies(room_id))[-1] == URL
+    assert world.web.asked == []
+
+
+async def test_pictures_cross_between_a_foreign_chat_and_its_room(world: World) -> None:
+    world.chat.open_chat(LoopbackChat(address=TEA, name="Tea"))
+    room_id, _ = await world.home.backend.resolve_alias(RoomAlias(f"#tea=40muc.example:{GATEWAY}"))
+    await world.join(room_id)
+    await world.settle()
+    await world.chat.come(TEA, JULIET, "Juliet")
+    world.web.files[URL] = WebFile(data=PNG)
+    await world.chat.say_in_chat(TEA, JULIET, URL, is_file=True)
+    await world.say(room_id, "a.png", msgtype="m.image", url="mxc://matrix.example/abc")
+    await world.settle()
+    assert [one["msgtype"] for one in await contents(world, room_id)] == ["m.image", "m.image"]
+    [post] = world.delivered(ChatPost)
+    assert post.message.file is not None
+    assert post.message.text == post.message.file.url

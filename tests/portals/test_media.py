@@ -25,6 +25,7 @@ from tests.support.clock import FakeClock
 from tests.support.network import Network, Server, open_network
 
 ANNE = UserId("@anne=40x.example:gw.example")
+BOB = UserId("@bob:peer.example")
 MAX_BYTES = 100_000
 DAY_S = 24 * 3600
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x05\0\0\0\x07\x08\0\0\0\0" + b"x" * 500
@@ -172,7 +173,7 @@ def image(mxc: str, **more: Any) -> Message:
 
 async def test_a_link_opens_the_file_without_an_account(world: World) -> None:
     mxc = await world.upload(PNG, "image/png", "a b.png")
-    shown = world.files.shown(image(mxc))
+    shown = world.files.shown(image(mxc), BOB)
     link = shown_file(shown).url or ""
     assert shown.text == link
     assert urlsplit(link).path.startswith(f"{PATH}/")
@@ -193,15 +194,15 @@ async def test_a_link_opens_the_file_without_an_account(world: World) -> None:
 
 
 async def test_a_caption_stands_before_the_link(world: World) -> None:
-    shown = world.files.shown(image("mxc://gw.example/abc", caption="the view"))
+    shown = world.files.shown(image("mxc://gw.example/abc", caption="the view"), BOB)
     assert shown.text == f"the view\n{shown_file(shown).url}"
 
 
 async def test_a_link_is_the_same_all_day_and_ends_after_its_days(world: World) -> None:
     mxc = await world.upload(PNG, "image/png", "a.png")
-    link = shown_file(world.files.shown(image(mxc))).url or ""
+    link = shown_file(world.files.shown(image(mxc), BOB)).url or ""
     world.clock.shift(60)
-    assert shown_file(world.files.shown(image(mxc))).url == link
+    assert shown_file(world.files.shown(image(mxc), BOB)).url == link
     world.clock.shift(29 * DAY_S)
     assert (await world.ask(link))[0] == 200
     world.clock.shift(3 * DAY_S)
@@ -233,11 +234,11 @@ async def test_a_link_to_a_file_of_a_peer_fetches_it_and_no_other_is_fetched(wor
     theirs = await peer.backend.upload(
         chunks=chunks(), uploader=peer.user("bob"), content_type="image/png", name=None, txn="t"
     )
-    link = shown_file(world.files.shown(image(theirs.mxc))).url or ""
+    link = shown_file(world.files.shown(image(theirs.mxc), BOB)).url or ""
     assert (await world.ask(link))[2] == PNG
     peer.down = True
     assert (await world.ask(link))[2] == PNG
-    other = shown_file(world.files.shown(image("mxc://peer.example/other"))).url or ""
+    other = shown_file(world.files.shown(image("mxc://peer.example/other"), BOB)).url or ""
     assert (await world.ask(other))[0] == 429
 
 
@@ -254,7 +255,7 @@ async def test_nothing_is_handed_out_that_a_browser_carries_out(
     world: World, content_type: str, served: str
 ) -> None:
     mxc = await world.upload(b"<script>alert(1)</script>", content_type, "x.html")
-    link = shown_file(world.files.shown(image(mxc))).url or ""
+    link = shown_file(world.files.shown(image(mxc), BOB)).url or ""
     _, headers, _ = await world.ask(link)
     assert headers["content-type"] == served
     assert headers["content-disposition"].startswith("attachment")
@@ -268,7 +269,7 @@ async def test_without_a_public_url_files_are_named(world: World) -> None:
         clock=world.clock,
         settings=FileSettings(),
     )
-    shown = files.shown(image("mxc://gw.example/abc"))
+    shown = files.shown(image("mxc://gw.example/abc"), BOB)
     assert (shown.text, shown.file) == ("[image: a.png]", None)
 
 
@@ -369,4 +370,4 @@ async def test_a_quota_that_is_reached_leaves_the_link(world: World) -> None:
 async def test_what_shares_nothing_is_left_alone(world: World) -> None:
     message = Message(text="hello")
     assert await world.files.fetched(message, uploader=ANNE, txn="t", attempts=0) is message
-    assert world.files.shown(message) is message
+    assert world.files.shown(message, BOB) is message

@@ -109,6 +109,7 @@ class World:
         commands = Dispatch(rooms=BackendRooms(backend=backend, addresses=[]))
         self.portals = portals = build_portals(
             files=Files(
+                house=gateway.house,
                 backend=backend,
                 client=self.web,
                 signer=LinkSigner(b"k" * 32),

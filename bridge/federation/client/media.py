@@ -60,13 +60,14 @@ class RemoteMedia:
         self._turns: Turns[tuple[ServerName, str]] = Turns()
 
     async def get(self, origin: ServerName, media_id: str) -> MediaRow:
-        """From the store, fetched first where it is not there yet."""
+        """From the store, fetched first where it is not there yet. What a rule denies is not shown
+        either where it was fetched before."""
+        self._house.check_server(origin, Scope.MEDIA, door="media")
         found = await self._store.find(origin, media_id)
         if found is not None:
             return found
         if origin == self._store.own_name:
             raise NotFound("there is no such media")
-        self._house.check_server(origin, Scope.MEDIA, door="media")
         async with self._turns.turn((origin, media_id)):
             found = await self._store.find(origin, media_id)
             if found is not None:
