@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ import pytest_asyncio
 
 from bridge.demo.people import MatrixPerson, Stanza, XmppPerson
 from bridge.demo.servers import CertificateAuthority, Prosody, Synapse
+from bridge.web.application import Listener, Request, Response, Route, WebServer
 from tests.support.gateway import Gateway
 from tests.support.servers import MakeMatrixPerson, MakeXmppPerson, make_prosody
 
@@ -296,3 +298,59 @@ async def test_pictures_in_a_room_reach_everybody_by_links_that_open(
     assert (small.status, small.headers["content-type"]) == (200, "image/png")
     await juliet.exit(place)
     await romeo.exit(place)
+
+
+def peak_memory_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text("ascii").splitlines()
+    [peak] = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(peak) << 10
+
+
+class Large:
+    """90 MB, made while it is sent."""
+
+    SIZE = 90 << 20
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for _ in range(self.SIZE >> 16):
+            yield b"\0" * (1 << 16)
+
+    async def close(self) -> None:
+        return
+
+
+async def test_a_large_file_passes_in_little_memory(
+    gateway: Gateway,
+    server: Prosody,
+    synapse: Synapse,
+    matrix_person: MakeMatrixPerson,
+    xmpp_person: MakeXmppPerson,
+    web: Web,
+) -> None:
+    async def large(_: Request) -> Response:
+        return Response(stream=Large(), length=Large.SIZE, content_type="video/mp4")
+
+    alice = await matrix_person(synapse, "alice")
+    juliet = await xmpp_person(server, "juliet_large")
+    await alice.create_room(alias="cinema", preset="public_chat")
+    place = gateway.address(f"#cinema:{synapse.server_name}")
+    await juliet.enter(place, "Juliet")
+    site = WebServer(
+        routes=[Route(method="GET", path="/film.mp4", endpoint=large)],
+        listeners=[Listener(host="127.0.0.1", port=0)],
+    )
+    await site.start()
+    try:
+        before = peak_memory_bytes(gateway.pid)
+        url = f"http://127.0.0.1:{site.addresses[0][1]}/film.mp4"
+        say_file(juliet, place, url, type="groupchat")
+        link = shared_url(await hear_file(juliet, place))
+        assert link.endswith("/film.mp4")
+        got = await web.ask(link)
+        assert (got.status, len(got.body)) == (200, Large.SIZE)
+        grown = peak_memory_bytes(gateway.pid) - before
+        print(f"the gateway grew by {grown / (1 << 20):.1f} MB")
+        assert grown < 50 << 20
+    finally:
+        await site.stop()
+    await juliet.exit(place)
