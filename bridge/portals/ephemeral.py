@@ -58,6 +58,7 @@ from bridge.ports.matrix import (
 from bridge.storage import messages, portals, queues
 from bridge.storage.database import Database, Transaction
 from bridge.storage.portals import DIRECT, FORMER, OF_CHAT, SERVED, Portal
+from bridge.telemetry import metrics
 from bridge.telemetry.log import get_logger
 
 log = get_logger(__name__)
@@ -239,6 +240,9 @@ class EphemeralPortal:
             log.debug("not told", kind=kind, reason=exc.reason)
         except TimeoutError:
             log.info("not told in time", kind=kind)
+        except Exception:
+            metrics.LANE_FAILURES.labels(lanes="ephemeral").inc()
+            log.exception("telling failed", kind=kind)
 
     # --- from Matrix ----------------------------------------------------------------------------
 

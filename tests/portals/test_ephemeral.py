@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, cast
 
+import pytest
 import pytest_asyncio
 
 from bridge.adapters.loopback import LoopbackChat
@@ -454,6 +455,20 @@ async def test_a_matrix_side_that_cannot_now_delays_nothing(stage: Stage) -> Non
     stage.matrix.fails = False
     change = ChatPresence(sender=JULIET, availability="dnd", status_text="busy")
     assert await stage.tell(change) == [("presence", stage.juliet, "online", "busy")]
+
+
+async def test_a_mistake_with_one_thing_does_not_end_the_rest(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.direct()
+
+    async def fail(**_: Any) -> None:
+        raise KeyError("a mistake")
+
+    monkeypatch.setattr(stage.matrix, "set_typing", fail)
+    stage.world.chat.tell(ChatTyping(sender=JULIET, typing=True, to_user=ALICE))
+    change = ChatPresence(sender=JULIET, availability="away", status_text=None)
+    assert await stage.tell(change) == [("presence", stage.juliet, "unavailable", None)]
 
 
 async def test_a_new_start_replays_nothing(stage: Stage) -> None:

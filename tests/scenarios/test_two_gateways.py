@@ -5,13 +5,13 @@ Between them a direct chat becomes a room of version I.1 by itself; with a Synap
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
 
-from bridge.demo.people import XmppPerson
+from bridge.demo.people import Stanza, XmppPerson
 from bridge.demo.servers import CertificateAuthority, Prosody, Synapse
 from tests.support.gateway import Gateway, signing_key_of_synapse, verify
 from tests.support.operator import admin
@@ -127,6 +127,56 @@ async def test_a_direct_chat_between_two_gateways_is_a_room_of_version_i_1(
     for event in messages:
         assert there[event.event_id].json == event.json
     assert {event.type for event in there.values()} == {event.type for event in here.values()}
+
+
+async def test_typing_reading_and_presence_cross_two_gateways(
+    sides: Sides, xmpp_person: MakeXmppPerson
+) -> None:
+    pair = await couple(sides, xmpp_person, "states")
+    juliet, romeo = pair.juliet, pair.romeo
+    states, markers = "http://jabber.org/protocol/chatstates", "urn:xmpp:chat-markers:0"
+
+    def say(person: XmppPerson, to: str, id: str, inner: str) -> None:
+        person.send_raw(f"<message to='{to}' type='chat' id='{id}'>{inner}</message>")
+
+    def has(sender: str, path: str) -> Callable[[Stanza], bool]:
+        return lambda s: s.bare_sender == sender and s.element.find(path) is not None
+
+    content = f"<markable xmlns='{markers}'/><active xmlns='{states}'/>"
+    say(juliet, pair.to_romeo, "j1", f"<body>art thou there?</body>{content}")
+    heard = await romeo.hear("art thou there?", sender=pair.to_juliet, timeout_s=20)
+    say(romeo, pair.to_juliet, "r1", f"<body>I am</body>{content}")
+    await juliet.hear("I am", sender=pair.to_romeo)
+
+    say(romeo, pair.to_juliet, "r2", f"<composing xmlns='{states}'/>")
+    await juliet.wait_for(has(pair.to_romeo, f"{{{states}}}composing"), what="romeo typing")
+    say(romeo, pair.to_juliet, "r3", f"<displayed xmlns='{markers}' id='{heard.id}'/>")
+    marker = await juliet.wait_for(
+        has(pair.to_romeo, f"{{{markers}}}displayed"), what="what romeo has read"
+    )
+    node = marker.element.find(f"{{{markers}}}displayed")
+    assert node is not None
+    assert node.get("id") == "j1"
+
+    juliet.set_presence(to=pair.to_romeo, type="subscribe")
+    romeo.set_presence(to=pair.to_juliet, type="subscribe")
+    for person, other in ((juliet, pair.to_romeo), (romeo, pair.to_juliet)):
+
+        def asks(stanza: Stanza, other: str = other) -> bool:
+            return stanza.bare_sender == other and stanza.type == "subscribe"
+
+        await person.wait_for(asks, what=f"{other} asking")
+        person.set_presence(to=other, type="subscribed")
+    romeo.set_presence(show="dnd", status="at swords")
+    await juliet.wait_for(
+        lambda s: (
+            s.kind == "presence"
+            and s.bare_sender == pair.to_romeo
+            and s.element.findtext("{jabber:client}status") == "at swords"
+        ),
+        what="romeo's status",
+        timeout_s=20,
+    )
 
 
 async def test_an_event_that_was_changed_does_not_verify(

@@ -22,7 +22,7 @@ from bridge.adapters.xmpp.connection import Wire
 from bridge.adapters.xmpp.inbound import Stanza
 from bridge.adapters.xmpp.jid import Jid
 from bridge.clock import Clock
-from bridge.errors import Refused, Unavailable
+from bridge.errors import IsthmusError, Refused
 from bridge.ids import RoomId, UserId
 from bridge.ports.chat import ChatListener
 from bridge.ports.ephemeral import (
@@ -107,7 +107,7 @@ class States:
             self._connected.clear()
             try:
                 await self.ask()
-            except Unavailable as exc:
+            except IsthmusError as exc:
                 log.info("presence is not asked for", reason=exc.reason)
 
     async def ask(self) -> None:
