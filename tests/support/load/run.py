@@ -3,7 +3,7 @@
 On XMPP two people are in the load server's room. They write as clients do that lose nothing: no
 more than a few lines wait for their reflection (XEP-0045, by the stanza-id of XEP-0359). A line is
 sent again with the same id when it came back as an error, when one that was sent after it is
-acknowledged, and the oldest when nothing is acknowledged any more. Both servers
+acknowledged, and when nothing is acknowledged any more. Both servers
 die by `kill -9` at moments of progress that the seed decides, and start again at once.
 
 What must hold in the end:
@@ -104,9 +104,10 @@ class Writer:
             is_refused = line.refused and now_s - line.last_s > RESEND_REFUSED_AFTER_S
             if is_refused or line.transmissions[-1] < self._acknowledged_to:
                 self._transmit(line)
-        if self._waiting and now_s - self._progress_s > SILENT_AFTER_S:
+        if now_s - self._progress_s > SILENT_AFTER_S:
             self._progress_s = now_s
-            self._transmit(next(iter(self._waiting.values())))
+            for line in self._waiting.values():
+                self._transmit(line)
 
     def _transmit(self, line: Line) -> None:
         line.last_s, line.refused = time.monotonic(), False
@@ -139,7 +140,8 @@ class Writer:
             line = self._waiting.pop(stanza.id, None)
             if line is not None:
                 self._progress_s = time.monotonic()
-                self._acknowledged_to = max(self._acknowledged_to, line.transmissions[-1])
+                # Whichever of its transmissions it was.
+                self._acknowledged_to = max(self._acknowledged_to, line.transmissions[0])
         one = (stanza.body, stanza_id)
         self.copies += one in self._seen
         self._seen.add(one)
