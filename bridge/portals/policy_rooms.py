@@ -33,6 +33,9 @@ from bridge.telemetry.log import get_logger
 POLL_S = 1.0
 """How soon a change holds."""
 REREAD_S = 900.0
+REST = 20
+"""So many times as long as it took to read a room it is left alone: who writes there without end
+does not keep us busy."""
 MAX_ROOMS = 20
 STEP = "policy"
 UPGRADE_TYPES = (
@@ -66,6 +69,7 @@ class PolicyRooms:
         self._rooms: frozenset[RoomId] = frozenset()
         self._dirty: set[RoomId] = set()
         self._read_s: dict[RoomId, float] = {}
+        self._rests_until_s: dict[RoomId, float] = {}
         self._readings: dict[RoomId, Reading] = {}
         self._troubles: dict[RoomId, str] = {}
         self._waker = database.waker(policy.TOPIC)
@@ -92,11 +96,7 @@ class PolicyRooms:
             log.warning("the policy rooms cannot be looked up now", reason=exc.reason)
             return
         now_s = self._clock.monotonic_s()
-        due = deque(
-            room_id
-            for room_id in sorted(self._rooms)
-            if room_id in self._dirty or now_s - self._read_s.get(room_id, -REREAD_S) >= REREAD_S
-        )
+        due = deque(room_id for room_id in sorted(self._rooms) if self._is_due(room_id, now_s))
         while due:
             room_id = due.popleft()
             self._dirty.discard(room_id)
@@ -109,11 +109,19 @@ class PolicyRooms:
                 self._trouble(room_id, exc)
             except IsthmusError as exc:
                 self._trouble(room_id, exc)
+            took_s = self._clock.monotonic_s() - now_s
+            now_s += took_s
+            self._rests_until_s[room_id] = now_s + REST * took_s
+
+    def _is_due(self, room_id: RoomId, now_s: float) -> bool:
+        if now_s < self._rests_until_s.get(room_id, 0.0):
+            return False
+        return room_id in self._dirty or now_s - self._read_s.get(room_id, -REREAD_S) >= REREAD_S
 
     def _know(self, rooms: Sequence[RoomId]) -> None:
         self._rooms = frozenset(rooms)
         self._house.protect(self._rooms)
-        for known in (self._read_s, self._readings, self._troubles):
+        for known in (self._read_s, self._rests_until_s, self._readings, self._troubles):
             for room_id in set(known) - self._rooms:
                 known.pop(room_id, None)
 

@@ -232,6 +232,32 @@ async def test_what_waits_for_a_server_goes_out_when_a_list_lets_it_in_again(
     assert state.next_attempt_ms == 0
 
 
+async def test_a_list_that_takes_long_to_read_is_left_alone_for_a_while(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_id = await new_list(world)
+    await follow(world, room_id)
+    await world.settle()
+    await denied_by(world)
+    state, reads = world.gateway.backend.state, 0
+
+    async def slow(room_id: RoomId, type: str) -> Any:
+        nonlocal reads
+        reads += type == "m.policy.rule.server"
+        world.clock.shift(0.5)
+        return await state(room_id, type)
+
+    monkeypatch.setattr(world.gateway.backend, "state", slow)
+    for number in range(5):
+        await write(world, room_id, {**BAN, "reason": str(number)})
+        await world.portals.policy_rooms.refresh()
+    assert reads == 1
+    world.clock.shift(200)
+    reason = await denied_by(world)
+    assert reason is not None
+    assert reason.endswith(": 4")
+
+
 async def test_the_database_away_for_a_moment_only_delays(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
