@@ -7,10 +7,11 @@ import pytest
 from bridge.errors import NotFound, Refused, Unavailable
 from bridge.ids import EventId, RoomAlias
 from bridge.ports.matrix import Profile
+from bridge.storage import events as event_rows
 from bridge.storage import streams
 from bridge.storage.schema import stream_events
 from tests.support.network import Network, Server, trace
-from tests.support.talk import VERSION_IDS, heard, make_room, say
+from tests.support.talk import VERSION_IDS, forge, heard, make_room, say
 
 
 @pytest.mark.parametrize("version", VERSION_IDS)
@@ -273,10 +274,16 @@ async def test_a_redaction_without_the_right_to_it_changes_nothing(network: Netw
     await network.deliver()
     said = await say(here, room_id, "maker", "stays")
     await network.deliver()
-    await there.backend.redact(
-        room_id=room_id, sender=there.user("guest"), target=said, txn="r", reason=None
+    guest = there.user("guest")
+    with pytest.raises(Refused):
+        await there.backend.redact(room_id=room_id, sender=guest, target=said, txn="r", reason=None)
+    # A server that does not tell its user sends it.
+    useless = await forge(
+        network, there, room_id, guest, type="m.room.redaction", content={"redacts": said}
     )
-    await network.deliver()
+    await network.hand_over(there.name, here.name, [useless.wire()])
+    stored = await here.database.read(lambda tx: event_rows.find(tx, [useless.event_id]))
+    assert stored[useless.event_id].verdict == event_rows.ACCEPTED
     assert await heard(here, room_id) == ["stays"]
     assert "m.room.redaction" not in [
         one.type for one in await here.backend.timeline(room_id, limit=50)
