@@ -58,8 +58,12 @@ class RoomClient:
                 query={"dir": "b", "limit": "100", "from": before},
             )
             for event in answer["chunk"]:
-                if event["event_id"] in self._shown or event["type"] == "m.room.create":
-                    self.left_out += len(found)
-                    return found[::-1]
+                if event["event_id"] in self._shown:
+                    break
                 found.append(event)
-            before = str(answer["end"])
+            else:
+                if "end" in answer:
+                    before = str(answer["end"])
+                    continue
+            self.left_out += len(found)
+            return found[::-1]
