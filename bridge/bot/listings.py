@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bridge.bot.words import count_of
 from bridge.errors import BadInput, NotFound, Refused
-from bridge.ids import RoomAlias, RoomId, ServerName, UserId, parse_server_name, server_of
+from bridge.ids import RoomAlias, RoomId, ServerName, UserId, parse_server_name
 from bridge.ports.matrix import MatrixBackend, PublicRoom
 
 ACTION = "state:m.room.canonical_alias"
@@ -98,7 +98,8 @@ class RoomListings:
     async def browse_space(
         self, *, caller: UserId, space: RoomAlias | RoomId, words: Sequence[str]
     ) -> str:
-        """The rooms of a space, over all its servers, that somebody like the caller could enter."""
+        """The rooms of a space, over all its servers, that the caller could enter, as far as we
+        know: of people of other servers, what everybody may and the rooms that we share."""
         via: Sequence[ServerName] = ()
         if space.startswith("#"):
             room_id, via = await self._backend.resolve_alias(RoomAlias(space))
@@ -106,11 +107,7 @@ class RoomListings:
             room_id = RoomId(space)
             _, colon, server = room_id.partition(":")
             via = [parse_server_name(server)] if colon else ()
-        ours = server_of(caller) == self._backend.server_name
-        # Of people of other servers we do not know what they may see: what everybody may.
-        found = await self._backend.hierarchy(
-            room_id, via=via, viewer=caller if ours else self._backend.bot, limit=MAX_SPACE
-        )
+        found = await self._backend.hierarchy(room_id, via=via, viewer=caller, limit=MAX_SPACE)
         top, *rooms = found
         if not top.room.is_space:
             return f"{_line(top.room)}\nIt is no space: there are no rooms in it."

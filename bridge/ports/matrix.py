@@ -421,9 +421,8 @@ class MatrixBackend(Protocol):
         depth: int = 3,
         limit: int = 100,
     ) -> Sequence[SpaceRoom]:
-        """A space and its rooms, of whatever servers, depth first: those that `viewer` (one of our
-        own users) could enter or knock on, for None those that our server could. NotFound,
-        Unavailable."""
+        """A space and its rooms, of whatever servers, depth first: those that `viewer` could enter
+        or knock on, for None those that our server could. NotFound, Unavailable."""
         ...
 
     async def profile(self, user_id: UserId) -> Profile:

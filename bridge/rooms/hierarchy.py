@@ -83,7 +83,7 @@ class SpaceWalker:
         depth: int = DEFAULT_DEPTH,
         limit: int = MAX_ROOMS,
     ) -> list[FoundRoom]:
-        """The space itself first. `viewer`: one of ours, who is shown what they could enter; None:
+        """The space itself first. `viewer` is shown what they could enter, as far as we know; None:
         everything that we are told. `NotFound` when nobody shows us the space, `Unavailable`."""
         end_s = self._clock.monotonic_s() + WALK_S
         found: list[FoundRoom] = []

@@ -218,7 +218,7 @@ class Spaces:
         return join_rule == "public" or join_rule in room.version.auth.knock_rules
 
     async def may_view(self, viewer: UserId, entry: RoomEntry) -> bool:
-        """As `may_see`, for one of our own users; also of a room that others told us of."""
+        """As `may_see`, for one user; also of a room that others told us of."""
         is_open = entry.join_rule in ("public", "knock", "knock_restricted") or entry.world_readable
 
         def unit(tx: Transaction) -> bool:

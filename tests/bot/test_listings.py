@@ -175,3 +175,11 @@ async def test_a_space_is_read_with_what_the_caller_could_enter(world: World) ->
     assert (await read(world.ghost(ROMEO), "milk"))[1] == "There is nothing of that in it."
     with pytest.raises(NotFound):
         await desk.browse_space(caller=world.ghost(ROMEO), space=closed, words=())
+
+
+async def test_what_the_bot_may_see_is_not_shown_to_strangers(world: World) -> None:
+    room_id, desk = await parlour(world, public=False), listings(world)
+    assert "Parlour" in await desk.browse_space(caller=ALICE, space=room_id, words=())
+    for stranger in (world.home.user("stranger"), world.ghost(ROMEO)):
+        with pytest.raises(NotFound):
+            await desk.browse_space(caller=stranger, space=room_id, words=())
