@@ -68,8 +68,10 @@ class DeviceListUpdates:
                 return
             if device is None:
                 device_lists.remove_device(tx, user_id, device_id)
-            else:
-                device_lists.put_device(tx, user_id, device)
+            elif not device_lists.put_device(tx, user_id, device):
+                # As a list that is too long when it is fetched: it is not relied on.
+                device_lists.mark_stale(tx, user_id)
+                return
             device_lists.advance(tx, known, stream)
             devices.note_change(tx, user_id)
 

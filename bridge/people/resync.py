@@ -30,7 +30,6 @@ log = get_logger("people")
 PAUSE_S = 10.0
 POLL_S = 60.0
 AT_ONCE = 200
-MAX_DEVICES = 1_000
 MAX_ATTEMPTS = 30
 """After as many failures the list is followed no more; the next that is heard begins anew."""
 LANES = 20
@@ -161,8 +160,8 @@ def _read(user_id: UserId, answer: JsonObject) -> tuple[int, list[RemoteDevice],
     listed = answer.get("devices")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise BadInput("a device list without devices")
-    if len(listed) > MAX_DEVICES:
-        raise BadInput(f"more than {MAX_DEVICES} devices")
+    if len(listed) > device_lists.MAX_DEVICES:
+        raise BadInput(f"more than {device_lists.MAX_DEVICES} devices")
     found: dict[str, RemoteDevice] = {}
     for one in listed:
         try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, and_, case, delete, insert, select, update
+from sqlalchemy import Row, and_, case, delete, func, insert, select, update
 
 from bridge.ids import DeviceId, RoomId, ServerName, UserId, server_of
 from bridge.storage.database import Transaction
@@ -27,6 +27,8 @@ from bridge.storage.schema import (
 TOPIC = "device_lists"
 """Woken when a list has become stale."""
 MAX_SEEN = 50
+MAX_DEVICES = 1_000
+"""Of one list that is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,15 @@ def mark_stale(tx: Transaction, user_id: UserId) -> None:
     tx.wake(TOPIC)
 
 
-def put_device(tx: Transaction, user_id: UserId, device: RemoteDevice) -> None:
+def put_device(tx: Transaction, user_id: UserId, device: RemoteDevice) -> bool:
+    """False: there are so many that another one is not kept."""
+    others = tx.execute(
+        select(func.count()).where(
+            remote_devices.c.user_id == user_id, remote_devices.c.device_id != device.device_id
+        )
+    )
+    if others.scalar_one() >= MAX_DEVICES:
+        return False
     tx.execute(
         tx.dialect.upsert(remote_devices, ("user_id", "device_id")).values(
             user_id=user_id,
@@ -102,6 +112,7 @@ def put_device(tx: Transaction, user_id: UserId, device: RemoteDevice) -> None:
             keys=device.keys,
         )
     )
+    return True
 
 
 def remove_device(tx: Transaction, user_id: UserId, device_id: DeviceId) -> None:

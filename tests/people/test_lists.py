@@ -7,7 +7,7 @@ import pytest
 from bridge.errors import BadInput, NotFound, Refused
 from bridge.ids import DeviceId
 from bridge.people.lists import DeviceListUpdates
-from bridge.storage import devices
+from bridge.storage import device_lists, devices
 from tests.people.conftest import LAPTOP, PHONE, Scene, device_keys, signing_key
 
 
@@ -275,3 +275,36 @@ async def test_changes_are_a_stream_of_the_newest_of_each(scene: Scene) -> None:
     last = changed[-1][0]
     assert await scene.theirs.people.devices.changed_since(last, 100) == []
     assert await scene.theirs.database.read(lambda tx: devices.is_with_a_device(tx, scene.alice))
+
+
+async def test_a_server_cannot_fill_a_list_without_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_lists, "MAX_DEVICES", 3)
+    await follow(scene)
+    known = await scene.list_of(scene.theirs, scene.alice)
+    assert known is not None
+    assert known.stream_id is not None
+    taker = scene.theirs.people.takers["m.device_list_update"]
+
+    async def told(stream: int, device_id: str, name: str) -> None:
+        content = {
+            "user_id": scene.alice,
+            "device_id": device_id,
+            "stream_id": known.stream_id + stream,
+            "prev_id": [known.stream_id + stream - 1],
+            "device_display_name": name,
+        }
+        await taker.take(scene.ours.name, content)
+
+    for number in (1, 2, 3):
+        await told(number, f"D{number}", "new")
+    await told(4, "D3", "renamed")
+    full = {"D1": "new", "D2": "new", "D3": "renamed"}
+    assert await scene.names(scene.theirs, scene.alice) == full
+    for number in (5, 6):
+        await told(number, f"D{number}", "too many")
+    assert await scene.names(scene.theirs, scene.alice) == full
+    after = await scene.list_of(scene.theirs, scene.alice)
+    assert after is not None
+    assert after.stale
