@@ -156,6 +156,9 @@ class MediaStore:
         )
 
         def unit(tx: Transaction) -> MediaRow:
+            there = media.find(tx, row.origin, row.media_id)
+            if there is not None:
+                return there
             if media.bytes_of(tx, uploader) + row.size_bytes > quota:
                 raise _over_quota(uploader)
             return self._insert(tx, row)
@@ -232,6 +235,8 @@ class MediaStore:
             raise
         try:
             kept = await self._database.write(unit)
+        except Unavailable:
+            raise  # The row may be there all the same: then it needs its file.
         except IsthmusError:
             await _on_disk(partial(path.unlink, missing_ok=True))
             raise

@@ -17,7 +17,7 @@ from bridge.errors import BadInput, NotFound, Refused, Unavailable
 from bridge.ids import ServerName, UserId
 from bridge.media.store import MediaLimits, MediaStore
 from bridge.storage import media
-from bridge.storage.database import Database
+from bridge.storage.database import Database, Unit
 from tests.support.clock import FakeClock
 from tests.support.media import picture, read, stream
 
@@ -275,3 +275,38 @@ async def test_rows_of_a_removed_file_are_gone_with_its_thumbnails(
     await store.remove(row)
     assert await database.read(wanted) == []
     assert files(tmp_path) == []
+
+
+async def test_a_commit_of_which_nobody_knows_leaves_the_file(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await store_of(database, tmp_path)
+    write = database.write
+
+    async def undecided(unit: Unit[Any]) -> Any:
+        await write(unit)
+        raise Unavailable("the connection broke in the commit")
+
+    monkeypatch.setattr(database, "write", undecided)
+    with pytest.raises(Unavailable):
+        await put(store, b"first", media_id="one")
+    monkeypatch.undo()
+    again = await put(store, b"first", media_id="one")
+    assert await read(await store.open(again)) == b"first"
+
+
+async def test_the_same_file_twice_at_once_is_not_over_the_quota(
+    database: Database, tmp_path: Path
+) -> None:
+    store = await store_of(database, tmp_path, MediaLimits(quota_bytes=3000, keep_free_bytes=0))
+    first: list[media.MediaRow] = []
+
+    async def slow() -> AsyncIterator[bytes]:
+        first.append(await put(store, b"x" * 2000, media_id="one"))
+        yield b"x" * 2000
+
+    row = await store.put(
+        slow(), uploader=ANNE, content_type="image/png", name="a.png", media_id="one"
+    )
+    assert [row] == first
+    assert await read(await store.open(row)) == b"x" * 2000
