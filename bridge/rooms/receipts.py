@@ -129,16 +129,9 @@ class Receipts:
         for room_id in [room_id for room_id, due_s in self._due_s.items() if due_s <= now_s]:
             rows = list(self._gathered[room_id].values())
             peers = self._outlet.peers(await self._queries.servers_now(room_id))
-
-            def unit(
-                tx: Transaction,
-                peers: Sequence[ServerName] = peers,
-                rows: Sequence[ReceiptRow] = rows,
-            ) -> None:
-                for row in rows:
-                    edus.put_receipt(tx, peers, row)
-
-            await self._database.write(unit)
+            for row in rows:
+                # Each for itself, so that others get their turn between. The same again is one.
+                await self._database.write(partial(edus.put_receipt, servers=peers, row=row))
             gathered = self._gathered[room_id]
             for row in rows:
                 if gathered.get((row.user_id, row.thread_id)) is row:
