@@ -1,7 +1,8 @@
 """Messages to devices: taken from other servers, sent to them, and passed between our own users.
 
-They are opaque, and never answered by an error: what is for nobody is dropped, counted and noted in
-the journal. Each is stored once, however often it comes, and waits until its device has it.
+They are opaque, and never answered by an error: what is for nobody is dropped and counted, and what
+is lost of the rest is noted in the journal. Each is stored once, however often it comes, and waits
+until its device has it.
 Spec: S2S, send-to-device messaging; client-server API, send-to-device messaging.
 """
 
@@ -9,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bridge.clock import Clock
 from bridge.engine.canonical import JsonObject, encode_canonical
@@ -80,6 +82,13 @@ class ToDevice:
         type = _short(content.get("type"), "type")
         message_id = _short(content.get("message_id"), "message_id")
         parcels, outcomes = self._parcels(content.get("messages"))
+        if not await self._database.read(partial(_is_for_somebody, parcels=parcels)):
+            # Where only ghosts are: whoever sends much of it fills nothing here.
+            outcomes["no_device"] += sum(len(one.by_device) for one in parcels)
+            for outcome, count in outcomes.items():
+                TO_DEVICE_MESSAGES.labels(outcome=outcome).inc(count)
+            log.debug("to-device message for nobody", peer=origin, **outcomes)
+            return
         now_ms, trace = self._clock.now_ms(), self._new_trace()
 
         def unit(tx: Transaction) -> Counter[str]:
@@ -178,6 +187,10 @@ class ToDevice:
         for outcome, count in counted.items():
             TO_DEVICE_MESSAGES.labels(outcome=outcome).inc(count)
         told.settle(self._wake, TO_DEVICE)
+
+
+def _is_for_somebody(tx: Transaction, parcels: Sequence[_Parcel]) -> bool:
+    return bool(devices.of_users(tx, [one.user_id for one in parcels]))
 
 
 def _store(

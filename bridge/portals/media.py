@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 from urllib.parse import quote, unquote, urlsplit
@@ -221,7 +221,7 @@ class Files:
         try:
             media = await self._backend.find_upload(txn)
             if media is None:
-                async with self._places:
+                async with self._place():
                     media = await self._fetch(file.url, uploader=uploader, txn=txn)
         except (BadInput, Refused, NotFound) as exc:
             log.info("file not fetched", txn=txn, errcode=exc.errcode, reason=exc.reason)
@@ -241,6 +241,19 @@ class Files:
             height=media.height,
         )
         return replace(message, file=replace(made, url=self._link(made)))
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """Servers that dawdle on purpose hold up nobody else for longer than for one file."""
+        try:
+            async with asyncio.timeout(self._settings.fetch_timeout_s):
+                await self._places.acquire()
+        except TimeoutError as exc:
+            raise Unavailable("too many files are being fetched") from exc
+        try:
+            yield
+        finally:
+            self._places.release()
 
     async def _fetch(self, url: str, *, uploader: UserId, txn: str) -> Media:
         request = HttpRequest(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from bridge.errors import BadInput
 from bridge.ids import UserId
 from bridge.storage import edus
 from bridge.storage import to_device as rows
-from bridge.storage.schema import journal
+from bridge.storage.schema import journal, to_device_received
 from tests.people.conftest import LAPTOP, PHONE, Scene
 
 DIRECT = "m.direct_to_device"
@@ -105,6 +105,21 @@ async def test_what_is_for_nobody_is_dropped_and_noted_without_an_error(ready: S
     # A repetition is not noted again.
     await ready.theirs.people.takers[DIRECT].take(ready.ours.name, content)
     assert len(await journal_of(ready)) == 1
+
+
+async def test_a_flood_to_ghosts_fills_no_table(ready: Scene) -> None:
+    ghost = UserId("@ghost:theirs.example")
+    for number in range(3):
+        content = {
+            "sender": ready.alice,
+            "type": "m.test",
+            "message_id": f"m{number}",
+            "messages": {ghost: {"*": {"secret": 1}}},
+        }
+        await ready.theirs.people.takers[DIRECT].take(ready.ours.name, content)
+    assert await journal_of(ready) == []
+    taken = select(func.count()).select_from(to_device_received)
+    assert await ready.theirs.database.read(lambda tx: tx.execute(taken).scalar_one()) == 0
 
 
 async def test_a_full_device_takes_no_more_and_others_still_do(

@@ -357,6 +357,18 @@ async def test_what_may_yet_work_is_tried_some_times_and_then_a_link(world: Worl
         assert (await world.fetched(url, attempts=3)).file is None
 
 
+async def test_nobody_waits_for_ever_behind_the_files_of_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.files, "_places", asyncio.Semaphore(0))
+    url = world.site.give("a.png", Response(body=PNG, content_type="image/png"))
+    async with asyncio.timeout(10):
+        with pytest.raises(Unavailable):
+            await world.fetched(url)
+        assert (await world.fetched(url, attempts=3)).file is None
+    assert world.site.asked == []
+
+
 async def test_a_quota_that_is_reached_leaves_the_link(world: World) -> None:
     store = world.server.media.store
     limits = store.limits
