@@ -179,7 +179,7 @@ def _presence(entry: Any) -> Presence:
         entry.get("status_msg"),
         entry.get("last_active_ago"),
     )
-    if presence not in _PRESENCES:
+    if not isinstance(presence, str) or presence not in _PRESENCES:
         raise BadInput("unknown presence")
     return Presence(
         user_id=parse_user_id(entry.get("user_id")),

@@ -234,7 +234,8 @@ class Spaces:
 def _allowed(room: Room, rules: Pdu | None) -> Sequence[RoomId]:
     """Rooms whose members may join, where the join rule and the room's version say so."""
     content = {} if rules is None else rules.content
-    if content.get("join_rule") not in room.version.auth.restricted_rules:
+    join_rule = content.get("join_rule")
+    if not isinstance(join_rule, str) or join_rule not in room.version.auth.restricted_rules:
         return ()
     allow = content.get("allow")
     found: list[RoomId] = []

@@ -33,7 +33,7 @@ KEY_FETCHES = Counter("isthmus_key_fetches", "Fetches of servers' keys.", ["sour
 
 EDUS = Counter(
     "isthmus_edus",
-    "EDUs that other servers sent: taken, bad, refused, unknown.",
+    "EDUs that other servers sent: taken, bad, refused, unknown, failed.",
     ["edu_type", "outcome"],
 )
 EDUS_SENT = Counter("isthmus_edus_sent", "EDUs that peers have taken from us.", ["edu_type"])

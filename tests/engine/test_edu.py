@@ -88,7 +88,13 @@ def test_receipts_are_bounded() -> None:
 
 def test_presence() -> None:
     good = {"user_id": ALICE, "presence": "online", "last_active_ago": 5, "status_msg": "hi"}
-    bad: list[Any] = [5, {}, {**good, "presence": "busy"}, {**good, "user_id": "alice"}]
+    bad: list[Any] = [
+        5,
+        {},
+        {**good, "presence": []},
+        {**good, "presence": "busy"},
+        {**good, "user_id": "alice"},
+    ]
     assert edu("m.presence", {"push": [*bad, good]}) == PresenceEdu(
         presences=(
             Presence(

@@ -36,7 +36,7 @@ READ = 200
 LOAD = 50
 WORKERS = 16
 POLL_S = 5.0
-SAVE_S = 0.25
+SAVE_S = 1.0
 """At most this much is told again after a crash that nothing else delayed."""
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0

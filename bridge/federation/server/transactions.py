@@ -13,7 +13,7 @@ from typing import Protocol
 from bridge.clock import Clock, SystemClock
 from bridge.engine.canonical import JsonObject, encode_canonical
 from bridge.engine.edu import MAX_EDU_TYPE_BYTES
-from bridge.errors import BadInput, NotFound, Refused
+from bridge.errors import BadInput, IsthmusError, NotFound, Refused
 from bridge.ids import EventId, ServerName, parse_user_id
 from bridge.policy.house import House
 from bridge.policy.limits import Limits
@@ -100,6 +100,12 @@ class Transactions:
             outcome, reason = "bad", exc.reason
         except (Refused, NotFound) as exc:
             outcome, reason = "refused", exc.reason
+        except IsthmusError:
+            raise
+        except Exception:
+            # A mistake of ours: the events beside it must not come again for ever for that.
+            outcome = "failed"
+            log.exception("edu failed", peer=origin, edu_type=label)
         metrics.EDUS.labels(label, outcome).inc()
         if reason:
             log.debug("edu skipped", peer=origin, edu_type=label, outcome=outcome, reason=reason)

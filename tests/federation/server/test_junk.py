@@ -38,6 +38,7 @@ from bridge.policy.rules import Scope
 from bridge.rooms.load import choose_auth_events
 from bridge.rooms.receive import Receiver
 from bridge.storage import inbound
+from bridge.telemetry import metrics
 from bridge.web.middleware import answer
 from bridge.web.routing import Endpoint, Request, Response, RouteTable
 from tests.support.clock import FakeClock
@@ -354,6 +355,12 @@ async def test_no_request_makes_an_endpoint_fall_over(
         assert await heard(here, room_id) == ["hello"]
 
 
+def failed_edus() -> float:
+    """EDUs that met a mistake of ours."""
+    samples = [sample for family in metrics.EDUS.collect() for sample in family.samples]
+    return sum(one.value for one in samples if one.labels.get("outcome") == "failed")
+
+
 async def test_no_edu_makes_its_transaction_fall_over(
     clock: FakeClock, tmp_path: Path, sqlite_template: Path
 ) -> None:
@@ -434,7 +441,9 @@ async def test_no_edu_makes_its_transaction_fall_over(
 
             every_edu()
 
+        failed = failed_edus()
         await with_junk(network, example)
+        assert failed_edus() == failed
         ephemeral = here.rooms.ephemeral
         assert {row.user_id for row in await ephemeral.receipts.of_room(room_id)} <= {guest}
         assert set(ephemeral.typing.typing(room_id)) <= {guest}
