@@ -11,8 +11,9 @@ large, no media answer), Unavailable. Spec: S2S, content repository.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from bridge.errors import BadInput, NotFound, Refused, Unavailable
@@ -36,6 +37,10 @@ PATIENCE_MS = 20_000
 """How long the peer may wait for an upload that is still under way."""
 MAX_THUMBNAIL_BYTES = 16 << 20
 MAX_REDIRECTS = 3
+MAX_WAITING = 200
+MAX_WAITING_PER_PEER = 100
+"""Who wait for files that are being fetched: whoever has a link may ask, and each waiting request
+is one that other servers cannot make."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +63,7 @@ class RemoteMedia:
         self._store = store
         self._house = house
         self._turns: Turns[tuple[ServerName, str]] = Turns()
+        self._waiting: Counter[ServerName] = Counter()
 
     async def get(self, origin: ServerName, media_id: str) -> MediaRow:
         """From the store, fetched first where it is not there yet. What a rule denies is not shown
@@ -68,6 +74,24 @@ class RemoteMedia:
             return found
         if origin == self._store.own_name:
             raise NotFound("there is no such media")
+        with self._counted(origin):
+            return await self._fetch(origin, media_id)
+
+    @contextmanager
+    def _counted(self, origin: ServerName) -> Iterator[None]:
+        """Raises `Unavailable`."""
+        is_too_much = self._waiting[origin] >= MAX_WAITING_PER_PEER
+        if is_too_much or self._waiting.total() >= MAX_WAITING:
+            raise Unavailable("too many files are being fetched", retry_after_s=5.0)
+        self._waiting[origin] += 1
+        try:
+            yield
+        finally:
+            self._waiting[origin] -= 1
+            if not self._waiting[origin]:
+                del self._waiting[origin]
+
+    async def _fetch(self, origin: ServerName, media_id: str) -> MediaRow:
         async with self._turns.turn((origin, media_id)):
             found = await self._store.find(origin, media_id)
             if found is not None:

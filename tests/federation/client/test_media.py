@@ -13,6 +13,7 @@ import pytest
 from bridge.clock import SystemClock
 from bridge.engine.keys import SigningKey
 from bridge.errors import BadInput, IsthmusError, NotFound, Refused, Unavailable
+from bridge.federation.client import media as media_module
 from bridge.federation.client.discovery import Discovery
 from bridge.federation.client.media import RemoteMedia
 from bridge.federation.client.transport import Transport
@@ -352,3 +353,22 @@ async def _outcome(world: World) -> str:
         return (await world.get()).decode()
     except Unavailable:
         return "failed"
+
+
+async def test_a_peer_that_dawdles_keeps_few_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_module, "MAX_WAITING_PER_PEER", 3)
+    turn = world.media._turns.turn
+    async with turn((PEER, "slow")), asyncio.TaskGroup() as group:
+        waiting = [group.create_task(world.media.get(PEER, "slow")) for _ in range(3)]
+        while world.media._waiting[PEER] < 3:
+            await asyncio.sleep(0.01)
+        for media_id in ("slow", "other"):
+            with pytest.raises(Unavailable):
+                await world.media.get(PEER, media_id)
+        for task in waiting:
+            task.cancel()
+    assert not world.media._waiting
+    world.give("download", lambda _: multipart(b"hello", Content_Type="text/plain"))
+    assert await world.get("slow") == b"hello"
