@@ -39,8 +39,10 @@ SHARE_OF_READING = 4
 slowly keeps others waiting only where he comes from."""
 MAX_READING_BYTES = 256 << 20
 """Of all the bodies that are being read at a time."""
-MAX_STREAMS = 100
+MAX_STREAMS = 200
 """Answers sent piece by piece at a time: each holds a file and a connection for long."""
+MAX_STREAMS_PER_ADDRESS = 100
+"""Whoever reads slowly on purpose leaves some to others; a proxy in front of us is one address."""
 STREAM_CHUNK_TIMEOUT_S = 60.0
 """How long one piece may take to be read and taken."""
 
@@ -145,7 +147,8 @@ class WebServer:
         self._max_body_bytes = max_body_bytes
         self._max_in_flight = max_in_flight
         self._in_flight = 0
-        self._streams = 0
+        self._streams: Counter[str] = Counter()
+        """By address."""
         self._reading: Counter[str] = Counter()
         self._reading_bytes = 0
         self._max_reading_bytes = max_reading_bytes
@@ -222,7 +225,9 @@ class WebServer:
     async def _serve_stream(
         self, raw: web.BaseRequest, response: Response, stream: ByteStream
     ) -> web.StreamResponse:
-        if self._streams >= MAX_STREAMS:
+        address = raw.remote or ""
+        is_too_much = self._streams[address] >= MAX_STREAMS_PER_ADDRESS
+        if is_too_much or self._streams.total() >= MAX_STREAMS:
             await stream.close()
             busy = error_response(Unavailable("too many files at once", retry_after_s=5.0))
             return await self._serve_whole(raw, busy)
@@ -230,7 +235,7 @@ class WebServer:
         sent = web.StreamResponse(status=response.status, headers=headers)
         sent.headers["Content-Type"] = response.content_type
         sent.content_length = response.length
-        self._streams += 1
+        self._streams[address] += 1
         try:
             async with asyncio.timeout(STREAM_CHUNK_TIMEOUT_S) as patience:
                 await sent.prepare(raw)
@@ -246,7 +251,9 @@ class WebServer:
             if raw.transport is not None:
                 raw.transport.abort()
         finally:
-            self._streams -= 1
+            self._streams[address] -= 1
+            if not self._streams[address]:
+                del self._streams[address]
             await stream.close()
         return sent
 

@@ -20,6 +20,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from bridge.errors import Misconfigured, Refused, Unavailable
+from bridge.web import application
 from bridge.web.application import (
     Listener,
     Request,
@@ -557,3 +558,44 @@ async def test_json_that_is_nested_without_end_is_refused() -> None:
     async with serving(WebServer(routes=ROUTES, listeners=[LOCAL])) as caller:
         for body in (b"[" * 100_000, b'{"a":' * 100_000, b"[" * 900 + b"]" * 900):
             assert (await caller.ask("PUT", "/parse", body))[0] == 400
+
+
+async def test_whoever_reads_slowly_takes_no_streams_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(application, "MAX_STREAMS_PER_ADDRESS", 1)
+    leave = asyncio.Event()
+
+    class Slow:
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"x"
+            await leave.wait()
+
+        async def close(self) -> None:
+            return
+
+    async def give(_: Request) -> Response:
+        return Response(stream=Slow(), length=1, content_type="image/png")
+
+    server = WebServer(routes=[Route(method="GET", path="/file", endpoint=give)], listeners=[LOCAL])
+
+    async def status(local: str) -> bytes:
+        """Of an answer of which no more than the head is read."""
+        host, port = server.addresses[0]
+        reader, writer = await asyncio.open_connection(host, port, local_addr=(local, 0))
+        writers.append(writer)
+        writer.write(b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n")
+        return (await reader.readline()).split()[1]
+
+    writers: list[asyncio.StreamWriter] = []
+    async with serving(server):
+        assert await status("127.0.0.1") == b"200"
+        assert await status("127.0.0.1") != b"200"
+        assert await status("127.0.0.2") == b"200"
+        leave.set()
+        async with asyncio.timeout(5):
+            while server._streams:
+                await asyncio.sleep(0.01)
+        assert await status("127.0.0.1") == b"200"
+        for writer in writers:
+            writer.close()
