@@ -1,15 +1,15 @@
 """Messages to devices: taken from other servers, sent to them, and passed between our own users.
 
-They are opaque, and never answered by an error: what is for nobody is dropped and counted, and what
-is lost of the rest is noted in the journal. Each is stored once, however often it comes, and waits
-until its device has it.
+They are opaque, and never answered by an error: what is for nobody is dropped, counted and noted in
+the journal; where none of it is for a device of ours, once an hour for each server. The rest is
+stored once, however often it comes, and waits until its device has it.
 Spec: S2S, send-to-device messaging; client-server API, send-to-device messaging.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +44,8 @@ MAX_EDU_BYTES = 60_000
 """What one EDU of ours is filled up to; a single message may be larger."""
 MAX_NAMED = 1_000
 """Devices that one EDU may name."""
+NOTED_S = 3_600.0
+MAX_NOTED = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,8 @@ class ToDevice:
         self._clock = clock
         self._wake = wake
         self._new_trace = new_trace
+        self._noted_s: OrderedDict[ServerName, float] = OrderedDict()
+        """When it was noted that a server sends something for nobody."""
 
     # --- from other servers -----------------------------------------------------------------------
 
@@ -82,14 +86,19 @@ class ToDevice:
         type = _short(content.get("type"), "type")
         message_id = _short(content.get("message_id"), "message_id")
         parcels, outcomes = self._parcels(content.get("messages"))
+        now_ms, trace = self._clock.now_ms(), self._new_trace()
         if not await self._database.read(partial(_is_for_somebody, parcels=parcels)):
             # Where only ghosts are: whoever sends much of it fills nothing here.
             outcomes["no_device"] += sum(len(one.by_device) for one in parcels)
             for outcome, count in outcomes.items():
                 TO_DEVICE_MESSAGES.labels(outcome=outcome).inc(count)
-            log.debug("to-device message for nobody", peer=origin, **outcomes)
+            if outcomes.total() and self._is_to_be_noted(origin):
+                lost = _detail(type, sender, message_id, outcomes)
+                await self._database.write(
+                    lambda tx: journal.record(tx, trace, "to-device", "dropped", lost, now_ms)
+                )
+                log.info("to-device message for nobody", peer=origin, trace_id=trace, **outcomes)
             return
-        now_ms, trace = self._clock.now_ms(), self._new_trace()
 
         def unit(tx: Transaction) -> Counter[str]:
             if not rows.take_once(
@@ -97,11 +106,8 @@ class ToDevice:
             ):
                 return Counter(repeated=1)
             counted = outcomes + _store(tx, sender, type, parcels, now_ms)
-            lost = {name: count for name, count in sorted(counted.items()) if name != "stored"}
-            if lost:
-                detail = f"{type} of {sender}, message {message_id}: " + ", ".join(
-                    f"{count} {name}" for name, count in lost.items()
-                )
+            if counted.keys() - {"stored"}:
+                detail = _detail(type, sender, message_id, counted)
                 journal.record(tx, trace, "to-device", "dropped", detail, now_ms)
             return counted
 
@@ -110,6 +116,17 @@ class ToDevice:
             TO_DEVICE_MESSAGES.labels(outcome=outcome).inc(count)
         if counted.keys() - {"stored", "repeated"}:
             log.info("to-device message dropped", peer=origin, trace_id=trace, **counted)
+
+    def _is_to_be_noted(self, origin: ServerName) -> bool:
+        """The first of a server within an hour."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._noted_s.get(origin, -NOTED_S) < NOTED_S:
+            return False
+        self._noted_s[origin] = now_s
+        self._noted_s.move_to_end(origin)
+        while len(self._noted_s) > MAX_NOTED:
+            self._noted_s.popitem(last=False)
+        return True
 
     def _parcels(self, messages: object) -> tuple[list[_Parcel], Counter[str]]:
         """What is well-formed and for our users, and how many messages are not."""
@@ -187,6 +204,11 @@ class ToDevice:
         for outcome, count in counted.items():
             TO_DEVICE_MESSAGES.labels(outcome=outcome).inc(count)
         told.settle(self._wake, TO_DEVICE)
+
+
+def _detail(type: str, sender: UserId, message_id: str, counted: Mapping[str, int]) -> str:
+    lost = [f"{count} {name}" for name, count in sorted(counted.items()) if name != "stored"]
+    return f"{type} of {sender}, message {message_id}: {', '.join(lost)}"
 
 
 def _is_for_somebody(tx: Transaction, parcels: Sequence[_Parcel]) -> bool:

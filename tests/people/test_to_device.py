@@ -117,7 +117,8 @@ async def test_a_flood_to_ghosts_fills_no_table(ready: Scene) -> None:
             "messages": {ghost: {"*": {"secret": 1}}},
         }
         await ready.theirs.people.takers[DIRECT].take(ready.ours.name, content)
-    assert await journal_of(ready) == []
+    [noted] = await journal_of(ready)
+    assert noted == f"m.test of {ready.alice}, message m0: 1 no_device"
     taken = select(func.count()).select_from(to_device_received)
     assert await ready.theirs.database.read(lambda tx: tx.execute(taken).scalar_one()) == 0
 
