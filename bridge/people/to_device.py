@@ -1,8 +1,8 @@
 """Messages to devices: taken from other servers, sent to them, and passed between our own users.
 
 They are opaque, and never answered by an error: what is for nobody is dropped, counted and noted in
-the journal; where none of it is for a device of ours, once an hour for each server. The rest is
-stored once, however often it comes, and waits until its device has it.
+the journal; where none of it is for a device of ours, a few an hour for each server. The rest
+is stored once, however often it comes, and waits until its device has it.
 Spec: S2S, send-to-device messaging; client-server API, send-to-device messaging.
 """
 
@@ -45,7 +45,9 @@ MAX_EDU_BYTES = 60_000
 MAX_NAMED = 1_000
 """Devices that one EDU may name."""
 NOTED_S = 3_600.0
-MAX_NOTED = 10_000
+MAX_NOTED = 20
+"""Messages of one server within that time that are for nobody and noted all the same."""
+MAX_SERVERS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +75,8 @@ class ToDevice:
         self._clock = clock
         self._wake = wake
         self._new_trace = new_trace
-        self._noted_s: OrderedDict[ServerName, float] = OrderedDict()
-        """When it was noted that a server sends something for nobody."""
+        self._noted: OrderedDict[ServerName, tuple[float, int]] = OrderedDict()
+        """Since when, and how often, servers sent something for nobody."""
 
     # --- from other servers -----------------------------------------------------------------------
 
@@ -118,15 +120,16 @@ class ToDevice:
             log.info("to-device message dropped", peer=origin, trace_id=trace, **counted)
 
     def _is_to_be_noted(self, origin: ServerName) -> bool:
-        """The first of a server within an hour."""
+        """A few of a server within an hour."""
         now_s = self._clock.monotonic_s()
-        if now_s - self._noted_s.get(origin, -NOTED_S) < NOTED_S:
-            return False
-        self._noted_s[origin] = now_s
-        self._noted_s.move_to_end(origin)
-        while len(self._noted_s) > MAX_NOTED:
-            self._noted_s.popitem(last=False)
-        return True
+        since_s, count = self._noted.get(origin, (now_s, 0))
+        if now_s - since_s >= NOTED_S:
+            since_s, count = now_s, 0
+        self._noted[origin] = (since_s, count + 1)
+        self._noted.move_to_end(origin)
+        while len(self._noted) > MAX_SERVERS:
+            self._noted.popitem(last=False)
+        return count < MAX_NOTED
 
     def _parcels(self, messages: object) -> tuple[list[_Parcel], Counter[str]]:
         """What is well-formed and for our users, and how many messages are not."""
