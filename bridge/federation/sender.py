@@ -107,6 +107,8 @@ class Destinations(Protocol):
 
     async def destinations(self, event_id: EventId) -> frozenset[ServerName]: ...
 
+    async def entered(self, event_id: EventId) -> tuple[ServerName, int] | None: ...
+
     async def neighbours(self) -> frozenset[ServerName]: ...
 
     async def entrance(self, room_id: RoomId, server: ServerName) -> EventId | None: ...
@@ -256,9 +258,16 @@ class Sender:
             return False
         found: dict[tuple[ServerName, RoomId], tuple[int, int]] = {}
         for position, room_id, event_id, outgoing in rows:
-            for server in await self._servers_for(event_id) if outgoing else ():
+            if not outgoing:
+                continue
+            for server in await self._servers_for(event_id):
                 first, _ = found.get((server, room_id), (position, position))
                 found[server, room_id] = (first, position)
+            missed = await self._missed_by_newcomer(room_id, event_id, position)
+            if missed is not None:
+                server, after = missed
+                first, _ = found.get((server, room_id), (position, position))
+                found[server, room_id] = (min(first, after + 1), position)
         marks = [
             Mark(server=server, room_id=room_id, first=first, newest=newest)
             for (server, room_id), (first, newest) in sorted(found.items())
@@ -287,6 +296,26 @@ class Sender:
             return await self._destinations.destinations(event_id)
         except NotFound:
             return frozenset()  # the room was purged meanwhile
+
+    async def _missed_by_newcomer(
+        self, room_id: RoomId, event_id: EventId, position: int
+    ) -> tuple[ServerName, int] | None:
+        """Of a join that we let in, where other events of ours came between what it stands on and
+        itself: the server, and after which position it lacks them."""
+        entered = await self._entered(event_id)
+        if entered is None:
+            return None
+        where = (stream_events.c.room_id == room_id) & stream_events.c.outgoing
+        between = await self._database.read(
+            lambda tx: streams.read_since(tx, stream_events, entered[1], 1, where)
+        )
+        return entered if between and between[0]["position"] < position else None
+
+    async def _entered(self, event_id: EventId) -> tuple[ServerName, int] | None:
+        try:
+            return await self._destinations.entered(event_id)
+        except NotFound:
+            return None
 
     # --- whom to try, and when -------------------------------------------------------------
 
@@ -555,12 +584,20 @@ class Sender:
         )
         last: int = rows[-1]["position"] if rows else 0
         reached = last if len(rows) == limit else max(backlog.newest_position, last)
-        wanted = [
-            (int(row["position"]), EventId(row["event_id"]))
-            for row in rows
-            if server in await self._servers_for(EventId(row["event_id"]))
-        ]
-        return wanted, reached
+        wanted: list[tuple[int, EventId]] = []
+        passed: list[tuple[int, EventId]] = []
+        for row in rows:
+            position, event_id = int(row["position"]), EventId(row["event_id"])
+            entered = await self._entered(event_id)
+            if entered is not None and entered[0] == server:
+                # It was coming in meanwhile, and was not told of these.
+                wanted += [one for one in passed if one[0] > entered[1]]
+                passed = [one for one in passed if one[0] <= entered[1]]
+            elif server in await self._servers_for(event_id):
+                wanted.append((position, event_id))
+            else:
+                passed.append((position, event_id))
+        return sorted(wanted), reached
 
     async def _pdus(self, batch: _Batch) -> list[JsonObject]:
         """As they are stored. Those of a room that was purged meanwhile are missing."""

@@ -121,17 +121,33 @@ class RoomQueries:
     async def destinations(self, event_id: EventId) -> frozenset[ServerName]:
         """Who must be sent this event of ours: servers joined in the state before it, the server
         of a user who is kicked or whose invite is taken back, everybody but the joining server for
-        one that we let in. Never ourselves. (An invite itself was given to the invited server
-        before it was appended.)"""
+        one that we let in, those included who came in meanwhile. Never ourselves. (An invite itself
+        was given to the invited server before it was appended.)"""
         known = await self._states.event(event_id)
         before = await self._states.before(known)
         wanted = set(await self._joined.of(known.pdu.room_id, before))
         pdu = known.pdu
+        if pdu.sender_server != self._server_name:
+            # Whoever came in at the same time is not in the state before it.
+            wanted |= await self.servers(pdu.room_id)
         if pdu.membership not in (None, "invite"):
             # Whatever a ban names: what is no user has no server.
             with suppress(BadInput):
                 wanted.add(server_of(parse_user_id(pdu.state_key)))
         return frozenset(wanted - {self._server_name, pdu.sender_server})
+
+    async def entered(self, event_id: EventId) -> tuple[ServerName, int] | None:
+        """For the join of another server's user that we let in: the server, and the position of
+        the newest event on which the join stands. What lies between is not in the state or the past
+        that the server was given. None where that is not known."""
+        known = await self._states.event(event_id)
+        pdu = known.pdu
+        if pdu.membership != "join" or pdu.sender_server == self._server_name:
+            return None
+        places = await self._database.read(lambda tx: event_rows.positions(tx, pdu.prev_events))
+        if len(places) < len(set(pdu.prev_events)):
+            return None
+        return pdu.sender_server, max(places.values(), default=0)
 
     async def is_server_allowed(self, room_id: RoomId, server: ServerName) -> bool:
         """The room's server ACL (true where there is none). Spec: S2S, server ACLs."""

@@ -81,6 +81,7 @@ class World:
     looked_at: list[EventId] = field(default_factory=list)
     shared: frozenset[ServerName] = frozenset()
     entrances: dict[tuple[RoomId, ServerName], EventId] = field(default_factory=dict)
+    entered_after: dict[EventId, tuple[ServerName, int]] = field(default_factory=dict)
     sent: list[Sent] = field(default_factory=list)
     asked: list[EventId] = field(default_factory=list)
     digested: set[EventId] = field(default_factory=set)
@@ -100,6 +101,9 @@ class World:
         if event_id not in self.servers:
             raise NotFound("gone")
         return self.servers[event_id]
+
+    async def entered(self, event_id: EventId) -> tuple[ServerName, int] | None:
+        return self.entered_after.get(event_id)
 
     async def neighbours(self) -> frozenset[ServerName]:
         return self.shared
@@ -297,6 +301,32 @@ async def waiting_clock(
         return await done()
 
     await until(look)
+
+
+async def test_a_newcomer_is_told_what_was_said_while_it_was_coming_in(world: World) -> None:
+    """Neither in the state it was given, nor in the past of its join."""
+    (before,) = await world.append(to={B})
+    place = (await world.database.read(lambda tx: event_rows.positions(tx, [before])))[before]
+    (meanwhile,) = await world.append(to={B})
+    (join,) = await world.append(to={B})
+    world.entered_after[join] = (A, place)
+    async with world.sending():
+        await world.wait_until_received(A, [meanwhile])
+        await world.wait_until_received(B, [before, meanwhile, join])
+        (after,) = await world.append(to={A, B})
+        await world.wait_until_received(A, [meanwhile, after])
+        await world.wait_until_idle()
+
+
+async def test_a_newcomer_whom_nobody_crossed_is_told_nothing_of_before(world: World) -> None:
+    (before,) = await world.append(to={B})
+    place = (await world.database.read(lambda tx: event_rows.positions(tx, [before])))[before]
+    (join,) = await world.append(to={B})
+    world.entered_after[join] = (A, place)
+    async with world.sending():
+        await world.wait_until_received(B, [before, join])
+        await world.wait_until_idle()
+        assert world.received(A) == []
 
 
 async def test_every_peer_gets_every_event_in_order_once(world: World) -> None:
@@ -824,7 +854,7 @@ async def test_what_is_passing_is_dropped_when_the_peer_is_down_and_what_counts_
     assert world.heard(A) == ["kept"]
 
 
-async def test_edus_do_not_wait_for_events_that_wait(world: World) -> None:
+async def test_edus_do_not_wait_for_events_that_wait(world: World, clock: FakeClock) -> None:
     world.members[ROOM] = {A}
     world.digests_at_once = False
     async with world.sending() as sender:
@@ -832,7 +862,8 @@ async def test_edus_do_not_wait_for_events_that_wait(world: World) -> None:
         await world.wait_until_received(A, made[:MAX_UNDIGESTED])
         world.passing.held[A] = "typing"
         sender.wake(A)
-        await world.wait_until_heard(A, ["typing"])
+        await waiting_clock(clock, 0.1, lambda: _true(bool(world.heard(A))))
+        assert world.heard(A) == ["typing"]
         assert world.received(A) == made[:MAX_UNDIGESTED]
 
 

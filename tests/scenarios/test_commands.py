@@ -37,6 +37,9 @@ CALLS: dict[str, tuple[dict[str, str], str]] = {
     "deny": ({"KIND": "server", "NAME": "evil.test", "SCOPES": "media"}, "deny server evil.test"),
     "allow": ({"KIND": "server", "NAME": "fine.test", "SCOPES": "media"}, "fine.test"),
     "policy": ({"ACTION": "list"}, "rule"),
+    "publish": ({"ROOM": "!nowhere:a.test"}, "!nowhere:a.test"),
+    "unpublish": ({"ROOM": "!nowhere:a.test"}, "!nowhere:a.test"),
+    "rooms": ({"SERVER": "more"}, "rooms SERVER"),
     "peer": ({"SERVER": "elsewhere.test"}, "0 rooms shared"),
 }
 """Arguments that each command takes, and what its answer contains."""
