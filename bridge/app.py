@@ -212,29 +212,34 @@ def build_outside_bounds(settings: LimitSettings) -> OutsideBounds:
 
 
 class Network:
-    """What goes out: the resolver and the HTTP client, closed at the end."""
+    """What goes out: the resolver and the HTTP clients, closed at the end. `files` goes to URLs
+    that anybody may have named: what the operator allows for servers is not allowed for it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings.federation
+        self._file_networks = settings.media.allowed_networks
         self._data_folder = settings.data_folder
 
     async def __aenter__(self) -> Network:
         federation = self._settings
         authority = federation.certificate_authority
         self.resolver = DnsResolver(nameserver=federation.resolver)
-        self.client = HttpClient(
-            resolver=self.resolver,
-            policy=AddressPolicy(
-                allowed=parse_networks(
-                    federation.allowed_networks, setting="federation.allowed_networks"
-                )
-            ),
-            extra_ca=None if authority is None else self._data_folder / authority,
-            user_agent=f"Isthmus/{__version__}",
+        self.client, self.files = (
+            HttpClient(
+                resolver=self.resolver,
+                policy=AddressPolicy(allowed=parse_networks(networks, setting=setting)),
+                extra_ca=None if authority is None else self._data_folder / authority,
+                user_agent=f"Isthmus/{__version__}",
+            )
+            for networks, setting in (
+                (federation.allowed_networks, "federation.allowed_networks"),
+                (self._file_networks, "media.allowed_networks"),
+            )
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.files.close()
         await self.client.close()
         await self.resolver.close()
 
@@ -303,13 +308,13 @@ class Gateway:
             clock=clock,
             limits=MediaLimits(
                 **self._settings.media.model_dump(
-                    exclude={"public_url", "link_days", "fetch_timeout_s"}
+                    exclude={"public_url", "link_days", "fetch_timeout_s", "allowed_networks"}
                 )
             ),
         )
         self._remote_media = RemoteMedia(
             transport=transport,
-            client=network.client,
+            client=network.files,
             store=self._media.store,
             house=self._house,
         )
@@ -379,7 +384,7 @@ class Gateway:
         self._files = Files(
             house=self._house,
             backend=backend,
-            client=self._network.client,
+            client=self._network.files,
             signer=self._media.signer,
             clock=clock,
             settings=FileSettings(

@@ -209,6 +209,12 @@ class LimitSettings(_Section):
     """Knocks of one of our users that wait for an answer."""
 
 
+def checked_networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for network in value:
+        ipaddress.ip_network(network)
+    return value
+
+
 class FederationSettings(_Section):
     certificate_authority: Path | None = None
     """One more authority that may vouch for other Matrix servers, beside the system's."""
@@ -228,9 +234,7 @@ class FederationSettings(_Section):
     @field_validator("allowed_networks")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for network in value:
-            ipaddress.ip_network(network)
-        return value
+        return checked_networks(value)
 
 
 class ContactSettings(_Section):
@@ -279,6 +283,13 @@ class MediaSettings(_Section):
     """How long such a link opens the file."""
     fetch_timeout_s: PositiveSeconds = 120.0
     """For fetching one file that somebody shares; after it the link itself is shown."""
+    allowed_networks: tuple[str, ...] = ()
+    """Private networks from which files are fetched all the same: anybody may name a URL there."""
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return checked_networks(value)
 
 
 class DeliverySettings(_Section):

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from bridge import config
-from bridge.app import read_identity, read_keys, read_notaries
+from bridge.app import Network, read_identity, read_keys, read_notaries
 from bridge.engine.keys import SigningKey
-from bridge.errors import Misconfigured
+from bridge.errors import Misconfigured, Refused, Unavailable
+from bridge.net.client import HttpRequest
 
 
 def _settings(data_folder: str = "/nowhere", **more: Any) -> config.Settings:
@@ -51,3 +52,21 @@ def test_a_key_file_that_cannot_be_used_is_refused_at_the_start(
     with pytest.raises(Misconfigured) as caught:
         read_keys(path)
     assert caught.value.setting == "signing_key"
+
+
+async def test_files_are_not_fetched_from_a_network_that_is_open_for_servers_only() -> None:
+    request = HttpRequest(method="GET", url="http://127.0.0.1:1/file", timeout_s=5.0)
+    for_servers = _settings(federation={"allowed_networks": ["127.0.0.0/8"]})
+    async with Network(for_servers) as network:
+        with pytest.raises(Unavailable):
+            await network.client.send(request)
+        with pytest.raises(Refused) as caught:
+            await network.files.send(request)
+        assert caught.value.rule == "private_address"
+    for_both = _settings(
+        federation={"allowed_networks": ["127.0.0.0/8"]},
+        media={"allowed_networks": ["127.0.0.0/8"]},
+    )
+    async with Network(for_both) as network:
+        with pytest.raises(Unavailable):
+            await network.files.send(request)

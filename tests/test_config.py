@@ -137,6 +137,7 @@ def test_an_example_value_is_refused_by_name(name: str) -> None:
         ({"well_known": {"support_page": "gw.example/help"}}, "well_known.support_page"),
         ({"listeners": [{"certificate": "/a.pem"}]}, "listeners.0"),
         ({"federation": {"allowed_networks": ["ten"]}}, "federation.allowed_networks"),
+        ({"media": {"allowed_networks": ["ten"]}}, "media.allowed_networks"),
         ({"delivery": {"workers": 0}}, "delivery.workers"),
     ],
 )

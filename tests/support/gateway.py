@@ -109,6 +109,7 @@ class Gateway(Isthmus):
                     "allowed_networks": TRUSTED_NETWORKS,
                     "retry_max_s": 5,
                 },
+                "media": {"allowed_networks": TRUSTED_NETWORKS},
                 "delivery": {"retry_max_s": 5},
                 "log": {"level": "debug"},
                 "xmpp": {"secret": server.components.get(self.component, "no such component")},
