@@ -24,7 +24,7 @@ demo:
 test:
 	@scripts/set-up test
 	@$(MAKE) --no-print-directory checks
-	$(BIN)/pytest
+	@scripts/run-tests $(BIN)/pytest
 
 lint:
 	@scripts/set-up tools

@@ -98,7 +98,9 @@ def test_a_warning_is_only_let_through_for_a_named_library() -> None:
         assert not module.startswith(("bridge", "tests")), entry
 
 
-@pytest.mark.parametrize("name", [".ci/run", "scripts/set-up", "scripts/requirements"])
+@pytest.mark.parametrize(
+    "name", [".ci/run", "scripts/set-up", "scripts/requirements", "scripts/run-tests"]
+)
 def test_scripts_can_be_started(name: str) -> None:
     path = ROOT / name
     assert os.access(path, os.X_OK)
